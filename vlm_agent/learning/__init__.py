@@ -1,0 +1,1 @@
+"""The only place where robot and policy meet: rollouts, PPO, evaluation, checkpoints."""

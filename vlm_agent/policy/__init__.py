@@ -1,0 +1,1 @@
+"""The mind: a vision-language model that scores words. Knows no simulator."""

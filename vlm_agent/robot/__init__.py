@@ -1,0 +1,1 @@
+"""The world: robosuite scenes moved by words. Knows no torch and no transformers."""

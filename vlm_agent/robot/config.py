@@ -1,0 +1,50 @@
+"""The settings of the world."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vlm_agent.settings import STRICT, setting
+
+PHYSICS_HZ = 500
+"""MuJoCo steps per simulated second in every robosuite scene."""
+
+CONTROL_HZ = 20
+"""robosuite's control steps per simulated second."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class EnvConfig:
+    """Which scene, what the camera sees, how far a word goes, and what is rewarded."""
+
+    task: str = setting("PickPlaceCan", "robosuite task with one arm, e.g. PickPlaceCan, Lift")
+    robot: str = setting("Panda", "robosuite arm: Panda, Sawyer, UR5e, Kinova3, IIWA, Jaco")
+    frame_size: Annotated[int, Field(ge=28, le=640)] = setting(
+        112, "side of the square eye-in-hand frame, in pixels"
+    )
+    camera: Literal["fast", "exact"] = setting(
+        "fast", "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster"
+    )
+    step_size: Annotated[float, Field(gt=0, le=0.2)] = setting(
+        0.03, "how far one word moves the gripper's target, in metres"
+    )
+    control_steps: Annotated[int, Field(ge=1, le=100)] = setting(
+        4, f"control steps ({CONTROL_HZ} a second) that one word takes"
+    )
+    controller_hz: Annotated[int, Field(ge=20, le=500)] = setting(
+        100, "rate of the operational-space controller; 500 is stock robosuite, 100 is twice as fast"
+    )
+    horizon: Annotated[int, Field(ge=1, le=10_000)] = setting(
+        120, "words after which an episode is truncated"
+    )
+    reward: Literal["progress", "staged", "sparse"] = setting(
+        "progress",
+        "progress: gain in robosuite's staged reward, discounted, plus success_bonus; "
+        "staged: robosuite's staged reward at each word; sparse: 1 on success",
+    )
+    success_bonus: Annotated[float, Field(ge=0)] = setting(
+        2.0, "added to the progress reward on success"
+    )

@@ -1,0 +1,142 @@
+"""``LanguageActionEnv``: a robosuite task whose actions are words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from vlm_agent.actions import MOTIONS
+from vlm_agent.errors import UserError
+from vlm_agent.robot.camera import SceneCamera
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.scene import RobotScene, Stage
+
+NO_WORD = len(MOTIONS)
+"""The value of ``last_action`` before the first word."""
+
+Observation = dict[str, Any]
+
+
+class LanguageActionEnv(gym.Env[Observation, np.int64]):
+    """A robot arm that is moved by the eight words of :data:`vlm_agent.actions.MOTIONS`.
+
+    Observation (a dict): ``image``, the upright eye-in-hand frame, uint8 (H, W, 3); and the scene
+    facts a prompt may use: ``gripper_closed`` (0 or 1), ``last_action`` (an action index, or
+    :data:`NO_WORD`), ``step`` (words said) and ``words_left``.
+
+    Action: ``Discrete(8)``. ``terminated`` on success, ``truncated`` after ``horizon`` words.
+    ``info`` has ``is_success``, ``stage`` (the highest :class:`Stage` so far, as a lower-case
+    name), ``staged_reward`` (robosuite's, undiscounted) and ``seed`` (the episode's).
+
+    The ``progress`` reward is potential-based (Ng, Harada & Russell 1999): γΦ(s′) − Φ(s), where Φ
+    is robosuite's staged reward (reach, grasp, lift, hover), plus ``success_bonus`` on success.
+    Waiting anywhere earns nothing, so the best policy is the one that finishes. Success always
+    ends the episode, so Φ = 1 there only adds a constant to the bonus.
+
+    Args:
+        config: The settings; ``overrides`` replace single ones, as in
+            ``gymnasium.make("vlm_agent/Lift-v0", horizon=60)``.
+        gamma: Discount of the progress reward; the learner's own.
+        render_mode: ``None`` or ``rgb_array`` (``render`` returns the eye-in-hand frame).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's name)
+
+    def __init__(
+        self,
+        config: EnvConfig | None = None,
+        gamma: float = 0.99,
+        render_mode: str | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.config = dataclasses.replace(config or EnvConfig(), **overrides)
+        self.gamma = gamma
+        self.render_mode = render_mode
+        self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
+        self._camera = SceneCamera(
+            self.scene.env.sim,
+            self.scene.camera_name,
+            self.config.frame_size,
+            self.config.camera,
+        )
+        size, horizon = self.config.frame_size, self.config.horizon
+        self.action_space = spaces.Discrete(len(MOTIONS))
+        self.observation_space = spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (size, size, 3), np.uint8),
+                "gripper_closed": spaces.Discrete(2),
+                "last_action": spaces.Discrete(NO_WORD + 1),
+                "step": spaces.Discrete(horizon + 1),
+                "words_left": spaces.Discrete(horizon + 1),
+            }
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. Its seed decides everything in it but the words."""
+        super().reset(seed=seed)
+        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self.scene.reset(self.episode_seed)
+        self._step = 0
+        self._last_action = NO_WORD
+        self._stage = Stage.NONE
+        self._potential = self.scene.staged_reward()
+        return self._observe(), self._info(is_success=False)
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Say one word. Raises ``UserError`` if there is no word with that index."""
+        if not self.action_space.contains(action):
+            raise UserError(
+                f"action {action!r} is out of range: the words are 0 to {len(MOTIONS) - 1}"
+            )
+        self.scene.move(MOTIONS[action], self.config.step_size, self.config.control_steps)
+        self._step += 1
+        self._last_action = int(action)
+        success = self.scene.is_success()
+        self._stage = max(self._stage, self.scene.stage())
+        reward = self._reward(success)
+        truncated = self._step >= self.config.horizon and not success
+        return self._observe(), reward, success, truncated, self._info(success)
+
+    def _reward(self, success: bool) -> float:
+        previous, self._potential = self._potential, self.scene.staged_reward()
+        if self.config.reward == "staged":
+            return self._potential
+        if self.config.reward == "sparse":
+            return float(success)
+        progress = self.gamma * self._potential - previous
+        return progress + self.config.success_bonus * success
+
+    def _observe(self) -> Observation:
+        return {
+            "image": self._camera.frame(),
+            "gripper_closed": np.int64(self.scene.gripper_closed),
+            "last_action": np.int64(self._last_action),
+            "step": np.int64(self._step),
+            "words_left": np.int64(self.config.horizon - self._step),
+        }
+
+    def _info(self, is_success: bool) -> dict[str, Any]:
+        return {
+            "is_success": is_success,
+            "stage": self._stage.name.lower(),
+            "staged_reward": self._potential,
+            "seed": self.episode_seed,
+        }
+
+    def render(self) -> np.ndarray | None:
+        """The eye-in-hand frame, uint8 (H, W, 3), if ``render_mode`` is ``rgb_array``."""
+        return self._camera.frame() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Free the simulation and the OpenGL context."""
+        self._camera.close()
+        self.scene.close()
+

@@ -1,0 +1,187 @@
+"""A robosuite scene that is moved by words: physics and control, no pictures."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.actions import Motion
+from vlm_agent.errors import UserError
+from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
+from vlm_agent.robot.names import import_robosuite, name_problems
+from vlm_agent.robot.tasks import get_task
+
+REACHED_DISTANCE = 0.05
+"""Metres between grip site and object centre below which the object counts as reached."""
+
+LIFTED_HEIGHT = 0.04
+"""Metres above its resting place at which a grasped object counts as lifted."""
+
+LEASH_STEPS = 2
+"""How many steps the target may run ahead of the gripper, so that pushing against the table
+does not wind the target up."""
+
+
+class Stage(enum.IntEnum):
+    """How far an episode has come. Each stage counts as having passed the ones before it."""
+
+    NONE = 0
+    REACHED = 1
+    GRASPED = 2
+    LIFTED = 3
+    PLACED = 4
+
+
+class RobotScene:
+    """One robosuite task with one arm, driven by a target pose that words move.
+
+    The operational-space controller gets the target as an absolute pose in the world frame, so a
+    word is a motion that settles and the gripper's orientation never drifts.
+
+    Args:
+        task: robosuite task, e.g. ``PickPlaceCan``.
+        robot: robosuite arm, e.g. ``Panda``.
+        controller_hz: Rate of the controller; robosuite's own is :data:`PHYSICS_HZ`, the torques
+            are held in between.
+
+    Raises:
+        UserError: An unknown task or robot (the message names the nearest ones).
+    """
+
+    def __init__(self, task: str, robot: str = "Panda", controller_hz: int = 100) -> None:
+        problems = name_problems(task, robot)
+        if problems:
+            raise UserError("; ".join(problems.values()))
+        self.task = get_task(task)
+        self.env = _make_robosuite(task, robot)
+        self.robot = self.env.robots[0]
+        self.arm = self.robot.arms[0]
+        self.controller_every = max(1, round(PHYSICS_HZ / controller_hz))
+        self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
+
+    def reset(self, seed: int) -> None:
+        """Start the episode of that seed: object places and arm pose depend on nothing else."""
+        # The placement samplers share this generator object, so its state is set in place.
+        self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+        self.env.reset()
+        for gripper in self.robot.gripper.values():
+            # robosuite forgets this in a soft reset; the last episode would reach into this one.
+            gripper.current_action = np.zeros_like(gripper.current_action)
+        self.gripper_closed = False
+        self.target_position = self.gripper_position
+        self._target_rotvec = _rotation_vector(self._site_matrix())
+        self.resting_height = self.object_position()[2] if self.task.target else 0.0
+
+    def move(self, motion: Motion, step_size: float, control_steps: int) -> None:
+        """Move the target by one word and run the controller towards it.
+
+        Args:
+            motion: The word's meaning.
+            step_size: Metres that the target moves along ``motion.direction``.
+            control_steps: Control steps of 1/20 s.
+        """
+        if motion.gripper is not None:
+            self.gripper_closed = motion.gripper == "close"
+        offset = self.base_rotation @ np.array(motion.direction) * step_size
+        leash = LEASH_STEPS * step_size
+        here = self.gripper_position
+        self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
+        grip = [1.0 if self.gripper_closed else -1.0] * self.robot.gripper[self.arm].dof
+        self._control(
+            np.concatenate([self.target_position, self._target_rotvec, grip]), control_steps
+        )
+
+    def _control(self, action: np.ndarray, control_steps: int) -> None:
+        """robosuite's ``step`` without observables, and with the controller at its own rate."""
+        sim = self.env.sim
+        substeps = PHYSICS_HZ // CONTROL_HZ
+        for substep in range(control_steps * substeps):
+            sim.step1()
+            new_goal = substep % substeps == 0
+            if new_goal or substep % self.controller_every == 0:
+                self.robot.control(action, policy_step=new_goal)
+            sim.step2()
+
+    @property
+    def gripper_position(self) -> np.ndarray:
+        """Position (3,) of the grip site in the world frame, in metres."""
+        return np.array(self.env.sim.data.site_xpos[self.robot.eef_site_id[self.arm]])
+
+    def _site_matrix(self) -> np.ndarray:
+        matrix = self.env.sim.data.site_xmat[self.robot.eef_site_id[self.arm]]
+        return np.array(matrix).reshape(3, 3)
+
+    @property
+    def base_rotation(self) -> np.ndarray:
+        """Rotation (3, 3) from the robot's base frame, in which words move, to the world."""
+        return np.array(self.env.sim.data.get_body_xmat(self.robot.robot_model.root_body))
+
+    def object_position(self) -> np.ndarray:
+        """World position (3,) of the object the task is about, in metres; privileged."""
+        assert self.task.target is not None, "this task has no object to handle"
+        body = self.env.sim.model.body_name2id(self.task.target(self.env).root_body)
+        return np.array(self.env.sim.data.body_xpos[body])
+
+    def goal_position(self) -> np.ndarray | None:
+        """World position (3,) where the object belongs; ``None`` if lifting it is all."""
+        return self.task.goal(self.env) if self.task.goal else None
+
+    def staged_reward(self) -> float:
+        """robosuite's staged reward of the present state, in [0, 1]; 1 on success."""
+        return float(self.env.reward())
+
+    def is_success(self) -> bool:
+        """robosuite's own success test."""
+        return bool(self.env._check_success())
+
+    def stage(self) -> Stage:
+        """The stage of the present state (not the highest so far)."""
+        if self.is_success():
+            return Stage.PLACED
+        if self.task.target is None:
+            return Stage.NONE
+        target = self.task.target(self.env)
+        position = self.object_position()
+        if self.env._check_grasp(gripper=self.robot.gripper, object_geoms=target.contact_geoms):
+            lifted = position[2] - self.resting_height > LIFTED_HEIGHT
+            return Stage.LIFTED if lifted else Stage.GRASPED
+        near = np.linalg.norm(self.gripper_position - position) < REACHED_DISTANCE
+        return Stage.REACHED if near else Stage.NONE
+
+    def close(self) -> None:
+        """Free the simulation."""
+        self.env.close()
+
+
+def _make_robosuite(task: str, robot: str) -> Any:
+    """The robosuite environment: no renderer, no observables' camera, absolute world targets."""
+    robosuite = import_robosuite()
+    from robosuite.controllers import load_composite_controller_config
+
+    config = load_composite_controller_config(controller=None, robot=robot)
+    arm = config["body_parts"]["right"]
+    arm.update(type="OSC_POSE", input_type="absolute", input_ref_frame="world")
+    config["body_parts"] = {"right": arm}
+    return robosuite.make(
+        task,
+        robots=robot,
+        controller_configs=config,
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        use_camera_obs=False,
+        use_object_obs=False,
+        reward_shaping=True,
+        hard_reset=False,
+        ignore_done=True,
+        control_freq=CONTROL_HZ,
+        # Sizes that robosuite draws once, when the scene is built (Lift's cube), must not vary.
+        seed=0,
+    )
+
+
+def _rotation_vector(matrix: np.ndarray) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_matrix(matrix).as_rotvec()
