@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-STRICT = ConfigDict(strict=True)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def setting(default: Any, help: str) -> Any:

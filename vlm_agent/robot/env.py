@@ -78,7 +78,13 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. Its seed decides everything in it but the words."""
+        """Start an episode. Its seed decides everything in it but the words.
+
+        Args:
+            seed: The episode's seed; drawn if ``None``.
+            options: ``{"actions": [...]}`` says these words first, without rendering, so that an
+                episode can be taken up where it stood.
+        """
         super().reset(seed=seed)
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self.scene.reset(self.episode_seed)
@@ -86,12 +92,20 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self._last_action = NO_WORD
         self._stage = Stage.NONE
         self._potential = self.scene.staged_reward()
-        return self._observe(), self._info(is_success=False)
+        for action in (options or {}).get("actions", ()):
+            self._say(action)
+        return self._observe(), self._info(self.scene.is_success())
 
     def step(
         self, action: np.int64 | int
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Say one word. Raises ``UserError`` if there is no word with that index."""
+        reward, success = self._say(action)
+        truncated = self._step >= self.config.horizon and not success
+        return self._observe(), reward, success, truncated, self._info(success)
+
+    def _say(self, action: np.int64 | int) -> tuple[float, bool]:
+        """Move by one word; the reward, and whether the task is done."""
         if not self.action_space.contains(action):
             raise UserError(
                 f"action {action!r} is out of range: the words are 0 to {len(MOTIONS) - 1}"
@@ -101,9 +115,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self._last_action = int(action)
         success = self.scene.is_success()
         self._stage = max(self._stage, self.scene.stage())
-        reward = self._reward(success)
-        truncated = self._step >= self.config.horizon and not success
-        return self._observe(), reward, success, truncated, self._info(success)
+        return self._reward(success), success
 
     def _reward(self, success: bool) -> float:
         previous, self._potential = self._potential, self.scene.staged_reward()

@@ -17,6 +17,7 @@ from vlm_agent.errors import UserError
 from vlm_agent.observations import Observations
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.robot.episode import Episode
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,17 @@ class EnvPool:
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def reset(self, seeds: Mapping[int, int]) -> Observations:
-        """Start episodes: environment index -> seed. Returns them in the order of ``seeds``."""
-        answers = self._ask("reset", seeds)
-        return Observations.stack([answers[index] for index in seeds])
+    def reset(self, episodes: Mapping[int, Episode]) -> Observations:
+        """Start episodes, or take them up after the words they already have.
+
+        Args:
+            episodes: Environment index -> episode.
+
+        Returns:
+            The observations to act on, in the order of ``episodes``.
+        """
+        answers = self._ask("reset", episodes)
+        return Observations.stack([answers[index] for index in episodes])
 
     def step(self, actions: Mapping[int, int]) -> StepBatch:
         """Say one word in each named environment: index -> action. Keeps the order given."""
@@ -92,11 +100,11 @@ class EnvPool:
             list(infos),
         )
 
-    def _ask(self, verb: str, arguments: Mapping[int, int]) -> dict[int, Any]:
+    def _ask(self, verb: str, arguments: Mapping[int, Any]) -> dict[int, Any]:
         """Send each worker its share, then collect the answers: environment index -> answer."""
         busy = []
         for worker, slots in enumerate(self._slots):
-            share = {slot: int(arguments[slot]) for slot in slots if slot in arguments}
+            share = {slot: arguments[slot] for slot in slots if slot in arguments}
             if share:
                 self._send(worker, (verb, share))
                 busy.append(worker)
@@ -150,7 +158,8 @@ def _work(pipe: Connection, config: EnvConfig, gamma: float, slots: list[int]) -
             answer: dict[int, Any] = {}
             for slot, argument in arguments.items():
                 if verb == "reset":
-                    observation, _ = envs[slot].reset(seed=argument)
+                    options = {"actions": argument.actions}
+                    observation, _ = envs[slot].reset(seed=argument.seed, options=options)
                     answer[slot] = Observations.from_env(observation)
                 else:
                     observation, *rest = envs[slot].step(argument)
