@@ -249,7 +249,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
 )
 
 
@@ -272,9 +274,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parse_arguments(
-    argv: list[str], prog: str
-) -> tuple[str | None, dict[str, Any], list[str]]:
+def _parse_arguments(argv: list[str], prog: str) -> tuple[str | None, dict[str, Any], list[str]]:
     """The recipe's path, the overrides and the problems of a command line."""
     from trl import TrlParser
 

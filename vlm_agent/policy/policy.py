@@ -58,7 +58,11 @@ class VLMPolicy(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, encoder: ObservationEncoder, config: ModelConfig, seed: int
+        self,
+        backbone: Backbone,
+        encoder: ObservationEncoder,
+        config: ModelConfig,
+        seed: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -68,6 +72,7 @@ class VLMPolicy(nn.Module):
         self.words = encoder.template.words
         tokenizer = encoder.processor.tokenizer
         ids = first_token_ids(tokenizer, encoder.prompt(START_FACTS), self.words)
+        self.word_token_ids: torch.Tensor
         self.register_buffer("word_token_ids", torch.tensor(ids), persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -104,8 +109,10 @@ class VLMPolicy(nn.Module):
         return {k: v.to(self.device) for k, v in self.encoder(observations).items()}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write adapter or weights, value head, processor, prompt and words: all that
-        :meth:`from_pretrained` needs, in safetensors and JSON."""
+        """Write all that :meth:`from_pretrained` needs, in safetensors and JSON.
+
+        That is adapter or weights, value head, processor, prompt and words.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.save_pretrained(folder)

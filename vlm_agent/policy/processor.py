@@ -9,11 +9,17 @@ from transformers.processing_utils import ProcessorMixin
 
 
 class Qwen2VLProcessor(transformers.Qwen2VLProcessor):
-    """Pictures and text only. It keeps the parent's name, which ``save_pretrained`` writes down,
-    so that a saved folder opens with transformers' own classes too."""
+    """Pictures and text only.
+
+    It keeps the parent's name, which ``save_pretrained`` writes down, so that a saved folder opens
+    with transformers' own classes too.
+    """
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
     ) -> None:
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import (
+    Qwen2TokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+)
 
 from vlm_agent.policy.processor import Qwen2VLProcessor
 
 END = "<|endoftext|>"
+END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = (
     END,
     "<|im_start|>",
-    "<|im_end|>",
+    END_OF_TURN,
     "<|vision_start|>",
     "<|vision_end|>",
     "<|vision_pad|>",
@@ -64,7 +71,7 @@ def build_tiny_tokenizer() -> Qwen2TokenizerFast:
     bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     return Qwen2TokenizerFast(
         tokenizer_object=bpe,
-        eos_token="<|im_end|>",
+        eos_token=END_OF_TURN,
         pad_token=END,
         padding_side="left",
         model_max_length=4096,

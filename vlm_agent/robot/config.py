@@ -26,7 +26,8 @@ class EnvConfig:
         112, "side of the square eye-in-hand frame, in pixels"
     )
     camera: Literal["fast", "exact"] = setting(
-        "fast", "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster"
+        "fast",
+        "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster",
     )
     step_size: Annotated[float, Field(gt=0, le=0.2)] = setting(
         0.03, "how far one word moves the gripper's target, in metres"
@@ -35,7 +36,8 @@ class EnvConfig:
         4, f"control steps ({CONTROL_HZ} a second) that one word takes"
     )
     controller_hz: Annotated[int, Field(ge=20, le=500)] = setting(
-        100, "rate of the operational-space controller; 500 is stock robosuite, 100 is twice as fast"
+        100,
+        "rate of the operational-space controller; 500 is stock robosuite, 100 is twice as fast",
     )
     horizon: Annotated[int, Field(ge=1, le=10_000)] = setting(
         120, "words after which an episode is truncated"

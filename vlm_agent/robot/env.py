@@ -96,9 +96,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             self._say(action)
         return self._observe(), self._info(self.scene.is_success())
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Say one word. Raises ``UserError`` if there is no word with that index."""
         reward, success = self._say(action)
         truncated = self._step >= self.config.horizon and not success
@@ -151,4 +149,3 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         """Free the simulation and the OpenGL context."""
         self._camera.close()
         self.scene.close()
-

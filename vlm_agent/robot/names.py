@@ -11,7 +11,7 @@ from vlm_agent.errors import unknown_name
 
 
 def import_robosuite() -> types.ModuleType:
-    """robosuite itself, without its import-time warnings about optional parts.
+    """Import robosuite without its import-time warnings about optional parts.
 
     Also settles the rendering backend, which MuJoCo reads once, when it is imported: EGL on Linux
     (it needs no display) unless ``MUJOCO_GL`` says otherwise.

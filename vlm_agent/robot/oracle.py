@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlm_agent.actions import MOTIONS, Motion
+from vlm_agent.actions import DEFAULT_WORDS, MOTIONS, Motion
+from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.scene import RobotScene, Stage
 
 CARRY_HEIGHT = 0.2
@@ -78,3 +80,21 @@ class Oracle:
         local = self.scene.base_rotation.T @ offset
         scores = [np.dot(motion.direction, local) for motion in MOTIONS]
         return int(np.argmax(scores))
+
+
+def play_oracle(
+    seed: int, config: EnvConfig | None = None
+) -> tuple[Episode, EnvConfig, tuple[str, ...]]:
+    """Let the oracle play one episode: the episode, its scene and the words it chose from."""
+    config = config or EnvConfig()
+    env = LanguageActionEnv(config)
+    env.reset(seed=seed)
+    oracle = Oracle(env)
+    actions = []
+    ended = False
+    while not ended:
+        actions.append(oracle.act())
+        _, _, terminated, truncated, _ = env.step(actions[-1])
+        ended = terminated or truncated
+    env.close()
+    return Episode(seed, tuple(actions)), config, DEFAULT_WORDS

@@ -90,11 +90,12 @@ class RobotScene:
         self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
         grip = [1.0 if self.gripper_closed else -1.0] * self.robot.gripper[self.arm].dof
         self._control(
-            np.concatenate([self.target_position, self._target_rotvec, grip]), control_steps
+            np.concatenate([self.target_position, self._target_rotvec, grip]),
+            control_steps,
         )
 
     def _control(self, action: np.ndarray, control_steps: int) -> None:
-        """robosuite's ``step`` without observables, and with the controller at its own rate."""
+        """Do what robosuite's ``step`` does, without observables, and with the controller at its own rate."""
         sim = self.env.sim
         substeps = PHYSICS_HZ // CONTROL_HZ
         for substep in range(control_steps * substeps):
@@ -129,11 +130,11 @@ class RobotScene:
         return self.task.goal(self.env) if self.task.goal else None
 
     def staged_reward(self) -> float:
-        """robosuite's staged reward of the present state, in [0, 1]; 1 on success."""
+        """The staged reward that robosuite gives the present state, in [0, 1]; 1 on success."""
         return float(self.env.reward())
 
     def is_success(self) -> bool:
-        """robosuite's own success test."""
+        """Whether robosuite counts the task as solved."""
         return bool(self.env._check_success())
 
     def stage(self) -> Stage:

@@ -1,0 +1,217 @@
+"""The ``vlm-agent`` command: evaluate, look at prompts and episodes, check the machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_agent import __version__
+from vlm_agent.errors import UserError, exit_on_user_error
+
+EPILOG = """
+train:  accelerate launch --config_file accelerate_configs/cpu.yaml \\
+            -m vlm_agent.train --config recipes/quick.yaml
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="vlm-agent",
+        description="A vision-language model that moves a robot arm with words.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_eval, _add_prompt, _add_show, _add_doctor):
+        add(commands)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.takes_recipe:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    run: Callable[[argparse.Namespace, list[str]], int] = arguments.run
+    return run(arguments, rest)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(exit_on_user_error(main))
+
+
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="measure a trained policy on fixed episodes",
+        description="Play episodes with a trained policy and report success with its 95 % Wilson "
+        "interval. The same call gives the same numbers.",
+    )
+    parser.add_argument("--policy", required=True, metavar="FOLDER", help="a checkpoint's folder")
+    parser.add_argument("--num_eval_episodes", type=_count, default=10, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="decides the episodes (default: 0)")
+    parser.add_argument(
+        "--greedy",
+        type=_boolean,
+        default=True,
+        metavar="true|false",
+        help="take the most probable word, else sample (default: true)",
+    )
+    parser.add_argument("--num_envs", type=_count, default=4, help="played at once (default: 4)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.set_defaults(run=_eval, takes_recipe=False)
+
+
+def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from vlm_agent.learning.checkpoints import load_policy
+    from vlm_agent.learning.evaluation import evaluate, summarize
+    from vlm_agent.robot.pool import EnvPool
+
+    policy, env, gamma = load_policy(arguments.policy)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    count = arguments.num_eval_episodes
+    with (
+        EnvPool(env, min(arguments.num_envs, count), gamma=gamma) as pool,
+        tqdm(total=count, desc="evaluating", unit="episode") as bar,
+    ):
+        done = evaluate(policy, pool, range(count), arguments.seed, arguments.greedy, bar.update)
+    records = [done[number] for number in sorted(done)]
+    about = {"task": env.task, "greedy": arguments.greedy, "seed": arguments.seed}
+    result = summarize(records, policy.words, **about)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    for key, value in result.items():
+        if key != "episodes":
+            print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")
+    return 0
+
+
+def _add_prompt(commands: Any) -> None:
+    parser = commands.add_parser(
+        "prompt",
+        help="show what the model reads: prompt, token count, the words' tokens",
+        description="Render a recipe's prompt as the model reads it at the start of an episode. "
+        "Takes --config RECIPE and any --key value override.",
+        add_help=True,
+    )
+    parser.set_defaults(run=_prompt, takes_recipe=True)
+
+
+def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.recipes import load_recipe
+
+    recipe = load_recipe(rest, prog="vlm-agent prompt")
+
+    import numpy as np
+
+    from vlm_agent.observations import Observations
+    from vlm_agent.policy.encoding import START_FACTS, ObservationEncoder
+    from vlm_agent.policy.loading import load_processor
+    from vlm_agent.policy.scoring import first_token_ids, word_tokens
+
+    processor = load_processor(recipe.model.model_name_or_path, recipe.model.model_revision)
+    encoder = ObservationEncoder(processor, recipe.template)
+    facts = (*START_FACTS[:-1], recipe.env.horizon)
+    prompt = encoder.prompt(facts)
+    frame = np.zeros((1, recipe.env.frame_size, recipe.env.frame_size, 3), np.uint8)
+    inputs = encoder(Observations(frame, np.array([facts], np.int32)))
+    image_tokens = int(inputs["mm_token_type_ids"].sum())
+    print(prompt, end="\n\n")
+    print(f"tokens: {inputs['input_ids'].shape[1]}, of which {image_tokens} are the picture's")
+    tokenizer = processor.tokenizer
+    for word, ids in zip(
+        recipe.template.words, word_tokens(tokenizer, prompt, recipe.template.words), strict=True
+    ):
+        print(f"  {word:<16}{ids!s:<24}{tokenizer.convert_ids_to_tokens(ids)}")
+    first_token_ids(tokenizer, prompt, recipe.template.words)
+    return 0
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="play an episode again as a video or a picture",
+        description="Play an episode again from its seed and words, and write what the robot saw "
+        "and said: an .mp4 film, or a .png with six moments.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--episode", type=Path, metavar="FILE", help="an episode.json of a run")
+    what.add_argument(
+        "--oracle", type=int, metavar="SEED", help="let the scripted expert play PickPlaceCan"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.mp4|FILE.png")
+    parser.set_defaults(run=_show, takes_recipe=False)
+
+
+def _show(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.report.video import episode_strip, film_episode
+    from vlm_agent.robot.episode import load_episode, save_episode
+    from vlm_agent.robot.oracle import play_oracle
+
+    path, output = arguments.episode, arguments.output
+    if output.suffix not in (".mp4", ".png"):
+        raise UserError(f"--output {output}: expected a name ending in .mp4 or .png")
+    if path is not None and not path.is_file():
+        raise UserError(f"--episode {path}: no such file")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if path is None:
+        path = output.with_suffix(".json")
+        save_episode(path, *play_oracle(arguments.oracle))
+    if output.suffix == ".mp4":
+        film_episode(path, output)
+    else:
+        episode_strip(*load_episode(path), count=6, output=output)
+    print(f"wrote {output}")
+    return 0
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="check that this machine can render",
+        description="Render a picture in a child process; say what is missing if that fails.",
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="install what is missing, if run as root"
+    )
+    parser.set_defaults(run=_doctor, takes_recipe=False)
+
+
+def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.robot import rendering
+
+    problem = rendering.rendering_problem()
+    if problem and arguments.install and rendering.can_install():
+        print(f"rendering does not work ({problem}); installing the system's libraries")
+        rendering.install_system_packages()
+        problem = rendering.rendering_problem()
+    if problem:
+        raise UserError(
+            f"rendering does not work: {problem}\n  On Debian or Ubuntu, as root: "
+            f"{rendering.INSTALL_COMMAND}"
+        )
+    print("rendering works")
+    return 0
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+if __name__ == "__main__":
+    run()

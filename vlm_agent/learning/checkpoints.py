@@ -1,0 +1,125 @@
+"""Checkpoints: a folder that can be evaluated alone, and what is needed to go on training."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_agent.errors import UserError
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipes import Recipe, make_recipe, read_yaml
+from vlm_agent.robot.config import EnvConfig
+
+RECIPE_FILE = "recipe.yaml"
+STATE_FILE = "trainer_state.json"
+OPTIMIZER_FILE = "optimizer.pt"
+
+
+class RunFolders:
+    """Where a run writes: ``runs/{run_name}/`` and ``checkpoints/{run_name}_*/``."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.name = recipe.ppo.run_name
+        self.run = Path(recipe.ppo.output_dir) / "runs" / self.name
+        self.checkpoints = Path(recipe.ppo.output_dir) / "checkpoints"
+        self.metrics = self.run / "metrics.jsonl"
+        self.curves = self.run / "curves.png"
+        self.episode = self.run / "episode.json"
+        self.video = self.run / "episode.mp4"
+        self.best = self.checkpoints / f"{self.name}_best"
+
+    def step(self, timesteps: int) -> Path:
+        """The checkpoint after so many timesteps."""
+        return self.checkpoints / f"{self.name}_step{timesteps}"
+
+    def steps(self) -> list[Path]:
+        """The checkpoints that exist, oldest first."""
+        pattern = re.compile(rf"{re.escape(self.name)}_step(\d+)")
+        found = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob(f"{self.name}_*")]
+        return [p for match, p in sorted((int(m[1]), p) for m, p in found if m) for match in [0]]
+
+    def prepare(self, recipe: Recipe) -> None:
+        """Make the run's folder and write the resolved recipe into it.
+
+        Raises:
+            UserError: A run of this name exists, and the recipe neither resumes nor overwrites it.
+        """
+        old = [self.run, self.best, *self.steps()]
+        if recipe.ppo.resume_from is None and any(path.exists() for path in old):
+            if not recipe.ppo.overwrite:
+                raise UserError(
+                    f"run_name: there is a run {self.name!r} already ({self.run}); choose another "
+                    "name, or give --resume_from latest or --overwrite true"
+                )
+            for path in old:
+                shutil.rmtree(path, ignore_errors=True)
+        self.run.mkdir(parents=True, exist_ok=True)
+        (self.run / RECIPE_FILE).write_text(recipe.to_yaml())
+
+    def resume_folder(self, recipe: Recipe) -> Path | None:
+        """The checkpoint to resume from, if the recipe names one.
+
+        Raises:
+            UserError: There is none.
+        """
+        wanted = recipe.ppo.resume_from
+        if wanted is None:
+            return None
+        if wanted == "latest":
+            if not self.steps():
+                raise UserError(f"resume_from: no checkpoint {self.step(0)!s:.200} or later")
+            return self.steps()[-1]
+        if not (Path(wanted) / STATE_FILE).is_file():
+            raise UserError(f"resume_from: no checkpoint in {wanted!r} (no {STATE_FILE})")
+        return Path(wanted)
+
+
+def save_checkpoint(
+    folder: Path,
+    policy: VLMPolicy,
+    recipe: Recipe,
+    state: dict[str, Any],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Write a checkpoint; the folder appears under its name only when it is whole.
+
+    Args:
+        folder: Where to.
+        policy: Adapter or weights, value head, processor, prompt and words.
+        recipe: Written beside it, so that the folder can be evaluated alone.
+        state: JSON values: what the trainer needs to go on, or how good the policy is.
+        optimizer: Its state too, if training is to go on from here.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.save_pretrained(partial)
+    (partial / RECIPE_FILE).write_text(recipe.to_yaml())
+    (partial / STATE_FILE).write_text(json.dumps(state))
+    if optimizer is not None:
+        torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def load_trainer_state(folder: Path) -> dict[str, Any]:
+    """The trainer's state of a checkpoint."""
+    return json.loads((folder / STATE_FILE).read_text())
+
+
+def load_policy(folder: str | Path) -> tuple[VLMPolicy, EnvConfig, float]:
+    """A checkpoint's policy, the scene it was trained in, and the discount of its rewards.
+
+    Raises:
+        UserError: The folder holds no checkpoint.
+    """
+    folder = Path(folder)
+    policy = VLMPolicy.from_pretrained(folder)
+    values = read_yaml(folder / RECIPE_FILE)
+    env = {key: values[key] for key in EnvConfig.__dataclass_fields__ if key in values}
+    recipe = make_recipe({**env, "gamma": values["gamma"]}, [Path(__file__).parents[2]])
+    return policy, recipe.env, recipe.ppo.gamma

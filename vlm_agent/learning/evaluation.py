@@ -1,0 +1,129 @@
+"""Evaluation: episodes on fixed seeds, success with an interval, everything kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from vlm_agent.learning.rollout import EpisodeRecord
+from vlm_agent.observations import Observations
+from vlm_agent.policy.policy import VLMPolicy, act
+from vlm_agent.robot.pool import EnvPool
+from vlm_agent.robot.scene import Stage
+from vlm_agent.seeding import derive_rng, derive_seed
+
+
+def evaluate(
+    policy: VLMPolicy,
+    pool: EnvPool,
+    numbers: Iterable[int],
+    seed: int,
+    greedy: bool,
+    on_episode: Callable[[], object] = lambda: None,
+) -> dict[int, EpisodeRecord]:
+    """Play episodes with a policy.
+
+    Episode ``n`` has the seed ``derive_seed(seed, "eval", n)`` and its own random numbers, so it
+    does not matter which environment plays it, or in which company.
+
+    Args:
+        policy: The policy.
+        pool: The environments; what was running in them is forgotten.
+        numbers: Which episodes to play.
+        seed: The evaluation's seed.
+        greedy: Take the most probable word instead of sampling.
+        on_episode: Called after each episode, for progress bars.
+
+    Returns:
+        Number -> episode.
+    """
+    waiting = list(numbers)[::-1]
+    done: dict[int, EpisodeRecord] = {}
+    playing: dict[int, int] = {}  # environment -> number of its episode
+    seen: dict[int, Observations] = {}  # environment -> its last observation
+    records: dict[int, EpisodeRecord] = {}
+    while waiting or playing:
+        free = [slot for slot in range(pool.num_envs) if slot not in playing]
+        begun = {slot: waiting.pop() for slot in free if waiting}
+        if begun:
+            playing |= begun
+            for slot, number in begun.items():
+                records[slot] = EpisodeRecord(derive_seed(seed, "eval", number))
+            fresh = pool.reset({slot: records[slot].episode for slot in begun})
+            seen |= {slot: fresh[i] for i, slot in enumerate(begun)}
+        slots = sorted(playing)
+        uniforms = None
+        if not greedy:
+            draws = [_draw(seed, playing[slot], len(records[slot].actions)) for slot in slots]
+            uniforms = np.array(draws)
+        actions = act(policy, Observations.stack([seen[slot] for slot in slots]), uniforms).actions
+        led_to = pool.step({slot: int(actions[i]) for i, slot in enumerate(slots)})
+        for i, slot in enumerate(slots):
+            records[slot].add(int(actions[i]), led_to.rewards[i], led_to.infos[i])
+            seen[slot] = led_to.observations[i]
+            if led_to.terminated[i] or led_to.truncated[i]:
+                done[playing.pop(slot)] = records[slot]
+                on_episode()
+    return done
+
+
+def _draw(seed: int, number: int, step: int) -> float:
+    return float(derive_rng(seed, "eval-sample", number, step).random())
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a success rate; (0, 1) for no trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def episode_rates(records: Sequence[EpisodeRecord]) -> dict[str, float | None]:
+    """Means over finished episodes, ``None`` without any: return, length, success, stages."""
+
+    def mean(values: Iterable[float]) -> float | None:
+        return float(np.mean(list(values))) if records else None
+
+    return {
+        "episode_return": mean(r.episode_return for r in records),
+        "episode_length": mean(len(r.actions) for r in records),
+        "success_rate": mean(r.success for r in records),
+        "reached_rate": mean(r.has_reached(Stage.REACHED) for r in records),
+        "grasped_rate": mean(r.has_reached(Stage.GRASPED) for r in records),
+        "lifted_rate": mean(r.has_reached(Stage.LIFTED) for r in records),
+    }
+
+
+def summarize(
+    records: Sequence[EpisodeRecord], words: Sequence[str], **about: Any
+) -> dict[str, Any]:
+    """What an evaluation writes: rates, the interval, and each episode's seed and words.
+
+    Args:
+        records: The finished episodes, in order.
+        words: The eight action words.
+        about: Facts about the evaluation to put in front.
+    """
+    low, high = wilson_interval(sum(r.success for r in records), len(records))
+    return {
+        **about,
+        "num_eval_episodes": len(records),
+        **episode_rates(records),
+        "ci95_low": low,
+        "ci95_high": high,
+        "episodes": [
+            {
+                "seed": r.seed,
+                "success": r.success,
+                "stage": r.stage,
+                "return": r.episode_return,
+                "length": len(r.actions),
+                "words": [words[a] for a in r.actions],
+            }
+            for r in records
+        ],
+    }

@@ -1,0 +1,55 @@
+"""Starting accelerate, and making sure that it started what was asked for."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+
+from vlm_agent.errors import UserError
+
+
+def start_accelerator(log_with: list[str], project_dir: str) -> Accelerator:
+    """The ``Accelerator`` of this process; on the CPU where there is no GPU.
+
+    Args:
+        log_with: Names of accelerate's trackers.
+        project_dir: The folder TensorBoard writes to.
+
+    Raises:
+        UserError: Several processes were asked for, but accelerate runs one.
+    """
+    # Two processes on a CPU need cpu=True: without it accelerate lets each of them run alone.
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=log_with or None,
+        project_dir=project_dir,
+    )
+    check_launch(accelerator.num_processes, dict(os.environ))
+    return accelerator
+
+
+def check_launch(num_processes: int, environ: dict[str, str]) -> None:
+    """Refuse a launch of several processes that silently became one.
+
+    Args:
+        num_processes: What accelerate runs.
+        environ: The environment that the launcher prepared.
+
+    Raises:
+        UserError: It is fewer than the launcher was told to start.
+    """
+    world_size = int(environ.get("WORLD_SIZE", "1"))
+    # `accelerate launch --cpu --num_processes 2` sets up a meeting point but starts one process.
+    alone_at_meeting_point = (
+        "ACCELERATE_MIXED_PRECISION" in environ
+        and "MASTER_PORT" in environ
+        and "WORLD_SIZE" not in environ
+    )
+    if alone_at_meeting_point or num_processes != world_size:
+        asked = "several processes" if alone_at_meeting_point else f"{world_size} processes"
+        raise UserError(
+            f"the launcher was asked for {asked}, but accelerate runs {num_processes}: for two "
+            "processes on a CPU use --config_file accelerate_configs/cpu_2proc.yaml"
+        )

@@ -1,0 +1,48 @@
+"""One training run from recipe to summary."""
+
+from __future__ import annotations
+
+import time
+
+from vlm_agent.learning.checkpoints import RunFolders
+from vlm_agent.learning.launch import start_accelerator
+from vlm_agent.learning.tracking import start_trackers, tracker_names
+from vlm_agent.learning.trainer import PPOTrainer
+from vlm_agent.policy.policy import VLMPolicy, build_policy
+from vlm_agent.recipes import Recipe
+from vlm_agent.report.curves import plot_curves
+from vlm_agent.report.summary import training_summary
+from vlm_agent.report.video import film_episode
+from vlm_agent.robot.pool import EnvPool
+
+
+def run_training(recipe: Recipe) -> None:
+    """Train as the recipe says; leave checkpoints, metrics, curves and a video.
+
+    Raises:
+        UserError: The launch, the model or the run's folder is not as the recipe needs it.
+    """
+    folders = RunFolders(recipe)
+    accelerator = start_accelerator(tracker_names(recipe), str(folders.run))
+    began = time.perf_counter()
+    resume_folder = folders.resume_folder(recipe)
+    if resume_folder is not None:
+        policy = VLMPolicy.from_pretrained(resume_folder)
+    else:
+        policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed)
+    if accelerator.is_main_process:
+        folders.prepare(recipe)
+    accelerator.wait_for_everyone()
+    start_trackers(accelerator, recipe, folders.run)
+    with EnvPool(recipe.env, recipe.ppo.num_envs, recipe.ppo.num_workers, recipe.ppo.gamma) as pool:
+        trainer = PPOTrainer(recipe, accelerator, policy, pool)
+        if resume_folder is not None:
+            trainer.resume()
+        trainer.train()
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        plot_curves(folders.metrics, trainer.evaluations, folders.curves)
+        if folders.episode.is_file():
+            film_episode(folders.episode, folders.video)
+        seconds = time.perf_counter() - began
+        print(training_summary(folders.run, trainer.evaluations, folders.steps(), seconds))

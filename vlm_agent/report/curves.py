@@ -1,0 +1,76 @@
+"""Learning curves from ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("episode return", ("episode_return",)),
+    ("rates", ("success_rate", "lifted_rate", "grasped_rate", "reached_rate")),
+    ("episode length (words)", ("episode_length",)),
+    ("entropy (nats)", ("entropy",)),
+    ("losses", ("policy_loss", "value_loss")),
+    ("approximate KL, clip fraction", ("approx_kl", "clip_fraction")),
+    ("explained variance", ("explained_variance",)),
+    ("shares of words", ("words",)),
+)
+"""Title and metrics of each panel."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The updates of a run, oldest first."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], output: Path) -> None:
+    """Draw a run's curves into one PNG.
+
+    Args:
+        metrics_path: The run's ``metrics.jsonl``.
+        evaluations: The run's evaluations, drawn with their 95 % intervals.
+        output: The PNG to write.
+    """
+    updates = read_metrics(metrics_path)
+    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    grid = figure.subplots(2, 4)
+    for axes, (title, keys) in zip(grid.flat, PANELS, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("timesteps (words)", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        for key in keys:
+            _plot_metric(axes, updates, key)
+        if title == "rates":
+            axes.set_ylim(-0.03, 1.03)
+            _plot_evaluations(axes, evaluations)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=7)
+    figure.savefig(output, dpi=110)
+
+
+def _plot_metric(axes: Axes, updates: Sequence[dict[str, Any]], key: str) -> None:
+    points = [(u["timesteps"], u[key]) for u in updates if u.get(key) is not None]
+    if key == "words":
+        for word in points[0][1] if points else ():
+            axes.plot([t for t, _ in points], [share[word] for _, share in points], label=word)
+    else:
+        axes.plot([t for t, _ in points], [v for _, v in points], marker=".", label=key)
+
+
+def _plot_evaluations(axes: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
+    if not evaluations:
+        return
+    rate = [e["success_rate"] for e in evaluations]
+    low = [e["success_rate"] - e["ci95_low"] for e in evaluations]
+    high = [e["ci95_high"] - e["success_rate"] for e in evaluations]
+    times = [e["timesteps"] for e in evaluations]
+    axes.errorbar(times, rate, yerr=[low, high], fmt="ks", capsize=3, label="evaluated success")
