@@ -109,10 +109,14 @@ def summarize(
         about: Facts about the evaluation to put in front.
     """
     low, high = wilson_interval(sum(r.success for r in records), len(records))
+    rates = episode_rates(records)
+    mean_return, mean_length = rates.pop("episode_return"), rates.pop("episode_length")
     return {
         **about,
         "num_eval_episodes": len(records),
-        **episode_rates(records),
+        **rates,
+        "mean_return": mean_return,
+        "mean_length": mean_length,
         "ci95_low": low,
         "ci95_high": high,
         "episodes": [

@@ -346,4 +346,4 @@ class PPOTrainer:
 
 def _quality(evaluation: dict[str, Any]) -> tuple[float, float]:
     """What "best" means: success first, then return."""
-    return evaluation["success_rate"], evaluation["episode_return"]
+    return evaluation["success_rate"], evaluation["mean_return"]

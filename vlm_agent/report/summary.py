@@ -11,8 +11,8 @@ _ROWS = (
     ("reached_rate", "reached"),
     ("grasped_rate", "grasped"),
     ("lifted_rate", "lifted"),
-    ("episode_return", "mean return"),
-    ("episode_length", "mean length"),
+    ("mean_return", "mean return"),
+    ("mean_length", "mean length"),
 )
 
 

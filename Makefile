@@ -1,0 +1,77 @@
+# vlm-agent: `make quick` and `make test` set everything up by themselves.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+MODEL := Qwen/Qwen2-VL-2B-Instruct
+ARGS  :=
+GPUS  := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+
+LAUNCH_0 := --config_file accelerate_configs/cpu.yaml
+LAUNCH_1 := --config_file accelerate_configs/single_gpu.yaml
+LAUNCH_N := --config_file accelerate_configs/multi_gpu.yaml --num_processes $(GPUS)
+LAUNCH   := $(BIN)/accelerate launch --quiet \
+	$(if $(filter 0,$(GPUS)),$(LAUNCH_0),$(if $(filter 1,$(GPUS)),$(LAUNCH_1),$(LAUNCH_N)))
+
+ifeq ($(MODEL),tiny)
+FULL := --config recipes/full_tiny.yaml
+else
+FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help quick full test check install system format lock picture clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+quick: install system  ## the main job in minutes: 2,000 words of PPO with the tiny policy
+	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.train --config recipes/quick.yaml $(ARGS)
+
+full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or MODEL=/a/folder for others
+	$(LAUNCH) -m vlm_agent.train $(FULL) $(ARGS)
+
+test: install system  ## all tests, under 8 minutes on two cores
+	$(BIN)/pytest $(ARGS)
+
+check: install  ## style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+	$(BIN)/mypy --no-error-summary
+
+install: $(VENV)/.installed  ## make .venv with the pinned packages, and nothing else
+
+# torch is asked for by its exact version: a CPU build is then taken where there is one.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@for python in $(PYTHON) python3.11 python3.12 python3; do \
+	  $$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	    && found=$$python && break; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "vlm-agent needs Python 3.11 or 3.12, and found neither; name one with PYTHON=/path/to/python3.11" >&2; exit 2; \
+	fi; \
+	if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then \
+	  echo "a C compiler is needed (robosuite's evdev is built from source); on Debian or Ubuntu: apt-get install gcc libc6-dev" >&2; exit 2; \
+	fi; \
+	echo "installing into $(VENV) with $$($$found --version) (a few minutes)" && \
+	$$found -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,wandb,tensorboard]" --constraint constraints.txt
+	@touch $@
+
+system: install  ## check the rendering libraries; as root, install what is missing
+	@$(BIN)/vlm-agent doctor --install
+
+format: install  ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: install  ## write the installed versions into constraints.txt
+	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
+	@mv $(VENV)/constraints constraints.txt
+
+picture: install system  ## make the README's picture again
+	$(BIN)/vlm-agent show --oracle 7 --output .github/robot.png
+
+clean:  ## remove .venv and caches, never runs or checkpoints
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

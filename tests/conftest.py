@@ -1,0 +1,73 @@
+"""What several tests share: the tiny policy, random observations, one robot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before torch and MuJoCo are imported: tests run side by side, one thread each is fastest.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+from vlm_agent.actions import MOTIONS
+from vlm_agent.observations import Observations
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.policy import VLMPolicy, build_policy
+from vlm_agent.prompts import PromptTemplate
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.env import LanguageActionEnv
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def template() -> PromptTemplate:
+    source = (ROOT / "prompts" / "minimal.jinja").read_text()
+    return PromptTemplate(source, "Pick up the can.")
+
+
+@pytest.fixture
+def make_policy(template: PromptTemplate) -> Callable[..., VLMPolicy]:
+    """A fresh tiny policy; keywords are settings of ``ModelConfig``."""
+
+    def make(seed: int = 0, **settings: object) -> VLMPolicy:
+        return build_policy(ModelConfig(**settings), template, seed)
+
+    return make
+
+
+@pytest.fixture
+def policy(make_policy: Callable[..., VLMPolicy]) -> VLMPolicy:
+    return make_policy()
+
+
+@pytest.fixture
+def make_observations() -> Callable[..., Observations]:
+    """Random frames with facts whose prompts have different lengths."""
+
+    def make(count: int, size: int = 56, seed: int = 0) -> Observations:
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        facts = np.stack(
+            [
+                rng.integers(0, 2, count),
+                np.arange(count) % (len(MOTIONS) + 1),
+                np.arange(count),
+                120 - np.arange(count),
+            ],
+            axis=1,
+        ).astype(np.int32)
+        return Observations(frames, facts)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def can_env() -> Iterator[LanguageActionEnv]:
+    """The default scene with small pictures; building it takes seconds, so it is shared."""
+    env = LanguageActionEnv(EnvConfig(frame_size=56))
+    yield env
+    env.close()

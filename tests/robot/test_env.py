@@ -1,0 +1,194 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from vlm_agent.actions import DEFAULT_WORDS
+from vlm_agent.errors import UserError
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.env import NO_WORD, LanguageActionEnv
+from vlm_agent.robot.episode import Episode, load_episode, replay, save_episode
+from vlm_agent.robot.oracle import Oracle
+
+WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
+
+
+def play_oracle(env: LanguageActionEnv, seed: int) -> tuple[list[int], list[float], list[dict]]:
+    _, info = env.reset(seed=seed)
+    oracle, actions, rewards, infos, ended = Oracle(env), [], [], [info], False
+    while not ended:
+        actions.append(oracle.act())
+        _, reward, terminated, truncated, info = env.step(actions[-1])
+        rewards.append(reward)
+        infos.append(info)
+        ended = terminated or truncated
+    return actions, rewards, infos
+
+
+@pytest.mark.parametrize("name", ["PickPlaceCan", "Lift", "LanguageAction"])
+def test_gymnasium_accepts_the_environment(name: str):
+    env = gymnasium.make(f"vlm_agent/{name}-v0", frame_size=56, horizon=5)
+    check_env(env.unwrapped)
+    env.close()
+
+
+def test_default_frame_is_112_pixels_uint8():
+    env = gymnasium.make("vlm_agent/PickPlaceCan-v0").unwrapped
+    observation, _ = env.reset(seed=0)
+    assert observation["image"].shape == (112, 112, 3)
+    assert observation["image"].dtype == np.uint8
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("word", "axis", "sign"),
+    [
+        ("forward", 0, 1),
+        ("backward", 0, -1),
+        ("left", 1, 1),
+        ("right", 1, -1),
+        ("up", 2, 1),
+        ("down", 2, -1),
+    ],
+)
+def test_each_direction_moves_the_gripper_by_steps(can_env, word: str, axis: int, sign: int):
+    can_env.reset(seed=0)
+    for _ in range(2):  # gravity and the first motion settle
+        can_env.step(WORD["close gripper"])
+    start = can_env.scene.gripper_position
+    for _ in range(3):
+        can_env.step(WORD[word])
+    moved = can_env.scene.gripper_position - start
+    assert sign * moved[axis] == pytest.approx(3 * can_env.config.step_size, abs=0.02)
+    assert np.abs(np.delete(moved, axis)).max() < 0.015
+
+
+def test_the_gripper_words_close_and_open_the_fingers(can_env):
+    can_env.reset(seed=0)
+    for word, fact, opening in [("close gripper", 1, 0.005), ("open gripper", 0, 0.038)]:
+        for _ in range(4):
+            observation, *_ = can_env.step(WORD[word])
+        finger = can_env.scene.env.sim.data.qpos[7]
+        assert abs(finger - opening) < 0.006
+        assert observation["gripper_closed"] == fact
+
+
+def test_facts_count_words(can_env):
+    observation, info = can_env.reset(seed=0)
+    assert (observation["last_action"], observation["step"]) == (NO_WORD, 0)
+    assert info["seed"] == 0
+    observation, *_ = can_env.step(WORD["left"])
+    assert (observation["last_action"], observation["step"]) == (WORD["left"], 1)
+    assert observation["words_left"] == can_env.config.horizon - 1
+
+
+def test_seed_decides_the_scene(can_env):
+    first = can_env.reset(seed=1)[0]["image"]
+    other = can_env.reset(seed=2)[0]["image"]
+    again = can_env.reset(seed=1)[0]["image"]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_oracle_solves_the_task_and_progress_adds_up(can_env):
+    """The words suffice, all stages are passed, and potential-based rewards telescope."""
+    actions, rewards, infos = play_oracle(can_env, seed=7)
+    assert infos[-1]["is_success"]
+    stages = [info["stage"] for info in infos]
+    assert list(dict.fromkeys(stages)) == ["none", "reached", "grasped", "lifted", "placed"]
+    potentials = np.array([info["staged_reward"] for info in infos])
+    assert potentials[-1] == 1.0
+    gamma, bonus = can_env.gamma, can_env.config.success_bonus
+    by_hand = gamma * potentials[1:] - potentials[:-1]
+    by_hand[-1] += bonus
+    assert np.allclose(rewards, by_hand, atol=1e-12)
+    discounted = sum(gamma**t * r for t, r in enumerate(rewards))
+    n = len(rewards)
+    assert discounted == pytest.approx(gamma**n - potentials[0] + gamma ** (n - 1) * bonus)
+
+
+def test_episode_replays_bit_for_bit(can_env, tmp_path):
+    actions, _, infos = play_oracle(can_env, seed=7)
+    path = tmp_path / "episode.json"
+    save_episode(path, Episode(7, tuple(actions)), can_env.config, DEFAULT_WORDS)
+    episode, config, words = load_episode(path)
+    assert (config, words) == (can_env.config, DEFAULT_WORDS)
+    first = [o["image"] for o in replay(can_env, episode)]
+    can_env.reset(seed=3)
+    for word in ("down", "close gripper", "close gripper", "left"):  # another episode between
+        can_env.step(WORD[word])
+    second = [o["image"] for o in replay(can_env, episode)]
+    assert len(first) == len(actions) + 1
+    assert np.array_equal(first, second)
+    assert can_env._info(True)["staged_reward"] == infos[-1]["staged_reward"]
+
+
+def test_reset_can_take_an_episode_up_where_it_stood(can_env):
+    actions = [WORD[w] for w in ("forward", "down", "close gripper", "close gripper", "left")]
+    can_env.reset(seed=4)
+    for action in actions[:4]:
+        before, *_ = can_env.step(action)
+    expected = can_env.step(actions[4])
+    taken_up, _ = can_env.reset(seed=4, options={"actions": actions[:4]})
+    assert np.array_equal(taken_up["image"], before["image"])
+    assert {k: v for k, v in taken_up.items() if k != "image"} == {
+        k: v for k, v in before.items() if k != "image"
+    }
+    after = can_env.step(actions[4])
+    assert np.array_equal(after[0]["image"], expected[0]["image"])
+    assert after[1:] == expected[1:]
+
+
+def test_lift_staged_and_sparse_rewards():
+    env = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, reward="staged"))
+    actions, rewards, infos = play_oracle(env, seed=0)
+    assert infos[-1]["stage"] == "placed"
+    assert rewards == [info["staged_reward"] for info in infos[1:]]
+    sparse = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, reward="sparse"))
+    sparse.reset(seed=0)
+    assert [sparse.step(a)[1] for a in actions] == [0.0] * (len(actions) - 1) + [1.0]
+    env.close()
+    sparse.close()
+
+
+def test_time_limit_truncates_and_success_does_not():
+    env = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, horizon=3))
+    env.reset(seed=0)
+    ends = [env.step(WORD["up"])[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+    actions, _, _ = play_oracle(LanguageActionEnv(EnvConfig(task="Lift", frame_size=56)), seed=0)
+    just_enough = LanguageActionEnv(
+        EnvConfig(task="Lift", frame_size=56, horizon=len(actions))
+    )
+    just_enough.reset(seed=0)
+    *_, terminated, truncated, _ = [just_enough.step(a) for a in actions][-1]
+    assert (terminated, truncated) == (True, False)
+
+
+@pytest.mark.parametrize("action", [8, -1, 100])
+def test_a_word_out_of_range_is_refused(can_env, action: int):
+    can_env.reset(seed=0)
+    with pytest.raises(UserError, match="the words are 0 to 7"):
+        can_env.step(action)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "PickPlaceCam"}, "'PickPlaceCam'.*'PickPlaceCan'"),
+        ({"task": "TwoArmLift"}, "one-arm robosuite task 'TwoArmLift'"),
+        ({"robot": "Pnda"}, "'Pnda'.*'Panda'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(settings: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        LanguageActionEnv(EnvConfig(**settings))
+
+
+def test_another_arm_by_name():
+    env = LanguageActionEnv(EnvConfig(task="Lift", robot="UR5e", frame_size=56))
+    env.reset(seed=0)
+    start = env.scene.gripper_position
+    for _ in range(4):
+        env.step(WORD["left"])
+    assert (env.scene.gripper_position - start)[1] > 0.08
+    env.close()

@@ -1,0 +1,99 @@
+import time
+from pathlib import Path
+
+import pytest
+from vlm_agent.actions import DEFAULT_WORDS
+from vlm_agent.errors import UserError
+from vlm_agent.prompts import PromptTemplate, load_template_source
+
+ROOT = Path(__file__).parent.parent
+TASK = "Pick up the can."
+
+
+def test_every_variable_is_rendered():
+    source = (
+        "{{ robot }}|{{ task }}|{{ image }}|{{ actions }}|{{ gripper }}|{{ last_action }}|"
+        "{{ step }}|{{ words_left }}"
+    )
+    before, after = PromptTemplate(source, TASK, "Sawyer").render((1, 4, 7, 113))
+    assert before == "Sawyer|Pick up the can.|"
+    assert after == f"|{', '.join(DEFAULT_WORDS)}|closed|up|7|113"
+
+
+def test_no_word_before_the_first():
+    template = PromptTemplate("{{ image }}{{ gripper }} {{ last_action }}", TASK)
+    assert template.render((0, 8, 0, 120)) == ("", "open none")
+
+
+def test_actions_can_be_looped_over():
+    template = PromptTemplate("{{ image }}{% for a in actions %}<{{ a }}>{% endfor %}", TASK)
+    assert template.render((0, 8, 0, 1))[1] == "".join(f"<{w}>" for w in DEFAULT_WORDS)
+
+
+@pytest.mark.parametrize("name", ["default", "minimal", "guided"])
+def test_shipped_templates_are_valid_and_state_the_facts(name: str):
+    source = load_template_source(f"prompts/{name}.jinja", [ROOT])
+    template = PromptTemplate(source, TASK)
+    for said, word in enumerate(DEFAULT_WORDS):
+        text = "".join(template.render((1, said, 3, 9)))
+        assert "closed" in text
+        assert word in text
+
+
+def test_shipped_templates_differ_in_length():
+    lengths = [
+        len("".join(PromptTemplate((ROOT / f"prompts/{n}.jinja").read_text(), TASK).render((0, 8, 0, 9))))
+        for n in ("minimal", "default", "guided")
+    ]
+    assert lengths == sorted(lengths)
+    assert lengths[0] * 5 < lengths[1]
+
+
+BAD = {
+    "no image": ("{{ task }}", "exactly once, found 0"),
+    "two images": ("{{ image }}{{ image }}", "exactly once, found 2"),
+    "image in a branch": (
+        "{% if gripper == 'open' %}{{ image }}{% endif %}",
+        "exactly once, found 0",
+    ),
+    "image twice after one word": (
+        "{{ image }}{% if last_action == 'left' %}{{ image }}{% endif %}",
+        "exactly once, found 2",
+    ),
+    "unknown variable": ("{{ image }}{{ griper }}", "unknown variable 'griper'.*'gripper'"),
+    "syntax": ("{{ image }}\n{{ task ", "line 2"),
+    "special token": ("{{ image }}<|im_end|>", r"special token '<\|im_end\|>'"),
+    "sandbox": ("{{ image }}{{ task.__class__.__mro__ }}", "cannot be rendered.*unsafe"),
+    "attribute": ("{{ image }}{{ task.nope }}", "cannot be rendered"),
+    "include": ("{{ image }}{% include '/etc/passwd' %}", "cannot be rendered"),
+    "division": ("{{ image }}{{ 1 / 0 }}", "cannot be rendered: division"),
+    "endless": ("{{ image }}{% for i in range(10 ** 9) %}x{% endfor %}", "cannot be rendered"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_templates_are_refused_quickly(case: str):
+    source, problem = BAD[case]
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=problem):
+        PromptTemplate(source, TASK)
+    assert time.perf_counter() - began < 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"task": "Pick <|image_pad|> up."},
+        {"task": TASK, "robot": "<|im_start|>"},
+        {"task": TASK, "words": (*DEFAULT_WORDS[:7], "<|im_end|>")},
+        {"task": "Pick \x00 up."},
+    ],
+)
+def test_special_tokens_cannot_come_in_through_a_variable(values: dict):
+    with pytest.raises(UserError, match="special token|NUL"):
+        PromptTemplate("{{ image }}{{ task }}", **values)
+
+
+def test_a_missing_template_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"defualt.jinja'; did you mean 'prompts/default.jinja'"):
+        load_template_source("prompts/defualt.jinja", [ROOT])

@@ -1,0 +1,131 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from vlm_agent.errors import UserError
+from vlm_agent.recipes import PPOConfig, load_recipe, make_recipe, read_yaml
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+BAD_RECIPES = [
+    ("learning_rat: 1.0e-4", "learning_rat: unknown key.*'learning_rate'"),
+    ("learning_rate: fast", "learning_rate: 'fast'"),
+    ("learning_rate: -1.0e-4", "learning_rate: -0.0001.*greater than 0"),
+    ("learning_rate: .nan", "learning_rate: nan.*finite"),
+    ("learning_rate: .inf", "learning_rate: inf.*finite"),
+    ("total_timesteps: 0", "total_timesteps: 0.*greater than or equal to 1"),
+    ("total_timesteps: 1000.5", "total_timesteps: 1000.5.*integer"),
+    ("rollout_steps: '128'", "rollout_steps: '128'.*integer"),
+    ("num_envs: true", "num_envs: True.*integer"),
+    ("num_envs: null", "num_envs: None.*integer"),
+    ("num_envs: [4]", r"num_envs: \[4\].*integer"),
+    ("gamma: 1.01", "gamma: 1.01.*less than or equal to 1"),
+    ("gae_lambda: -0.1", "gae_lambda: -0.1"),
+    ("clip_range: 0", "clip_range: 0.*greater than 0"),
+    ("normalize_advantage: 'yes'", "normalize_advantage: 'yes'.*boolean"),
+    ("detach_value: 1", "detach_value: 1.*boolean"),
+    ("lr_schedule: cosine", "lr_schedule: 'cosine'.*'constant' or 'linear'"),
+    ("reward: dense", "reward: 'dense'.*'progress'"),
+    ("camera: slow", "camera: 'slow'"),
+    ("report_to: mlflow", "report_to: .*wandb"),
+    ("report_to: [none, wandb]", "report_to: 'none' cannot stand"),
+    ("dtype: int8", "dtype: 'int8'.*'bfloat16'"),
+    ("task: PickPlaceCann", "task: unknown.*'PickPlaceCann'.*'PickPlaceCan'"),
+    ("task: TwoArmLift", "task: unknown one-arm.*'TwoArmLift'"),
+    ("robot: Pandu", "robot: unknown.*'Pandu'.*'Panda'"),
+    ("robot: Baxter", "robot: unknown.*'Baxter'"),
+    ("run_name: a/b", "run_name: 'a/b'"),
+    ("frame_size: 12", "frame_size: 12"),
+    ("controller_hz: 300", "controller_hz: 300 does not divide"),
+    ("lora_dropout: 0.05", "lora_dropout: 0.05 is not 0"),
+    ("lora_target_modules: []", "lora_target_modules: .*empty"),
+    ("batch_size: 2000", r"batch_size: 2000 is more than .*\(512\)"),
+    ("num_workers: 9", r"num_workers: 9 is more than num_envs \(4\)"),
+    ("model_name_or_path: ./no-such-folder", "model_name_or_path: there is no folder"),
+    ("action_words: [up, down]", "action_words: expected 8 words"),
+    ("action_words: [a, b, c, d, e, f, g, a]", "action_words: 'a' stands there twice"),
+    ("task_description: 'Go <|im_end|>'", "prompt_template: task contains the special token"),
+    ("prompt_template: prompts/none.jinja", "prompt_template: unknown template file"),
+    ("overwrite: true\nresume_from: latest", "overwrite: .*resumed"),
+    ("seed: 1\nseed: 2", "seed: the key is given twice"),
+    ("- seed", "expected lines of 'key: value'"),
+    ("seed: [1", "not valid YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), BAD_RECIPES, ids=[t for t, _ in BAD_RECIPES])
+def test_bad_recipes_are_refused_with_their_key(text: str, problem: str, tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=problem):
+        load_recipe(["--config", str(path)])
+    assert time.perf_counter() - began < 3
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("gamma: 2\nbogus: 1\ntask: Lfit\n")
+    argv = ["--config", str(path), "--batch_size", "x", "--lora_dropout", "0.1", "--oops", "1"]
+    with pytest.raises(UserError) as caught:
+        load_recipe(argv)
+    message = str(caught.value)
+    assert message.startswith("6 problems")
+    for key in ("gamma", "bogus", "task", "batch_size", "lora_dropout", "--oops"):
+        assert f"\n  {key}: " in message
+
+
+def test_command_line_exits_with_2_before_any_model_loads():
+    command = [sys.executable, "-m", "vlm_agent.train", "--gamma", "2", "--task", "Lfit"]
+    began = time.perf_counter()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert time.perf_counter() - began < 3
+    assert result.returncode == 2
+    assert "gamma: 2" in result.stderr
+    assert "did you mean 'Lift'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[p.stem for p in RECIPES])
+def test_shipped_recipes_are_valid_and_say_how_to_run_them(path: Path):
+    recipe = load_recipe(["--config", str(path)])
+    header = path.read_text().split("run_name")[0]
+    for part in ("# Purpose:", "# Hardware:", "# Command:", f"--config recipes/{path.name}"):
+        assert part in header
+    assert recipe.ppo.run_name == path.stem
+
+
+def test_flags_override_the_recipe():
+    path = str(ROOT / "recipes" / "quick.yaml")
+    flags = "--learning_rate 5e-4 --use_peft --target_kl none --report_to wandb tensorboard"
+    recipe = load_recipe(["--config", path, *flags.split(), "--eval_greedy", "false"])
+    assert recipe.ppo.learning_rate == 5e-4
+    assert recipe.model.use_peft is True
+    assert recipe.ppo.target_kl is None
+    assert recipe.ppo.report_to == ["wandb", "tensorboard"]
+    assert recipe.ppo.eval_greedy is False
+    assert recipe.ppo.total_timesteps == read_yaml(Path(path))["total_timesteps"]
+
+
+def test_defaults_are_the_documented_ones():
+    ppo = PPOConfig()
+    assert (ppo.total_timesteps, ppo.rollout_steps, ppo.learning_rate) == (100_000, 128, 3e-5)
+    assert (ppo.clip_range, ppo.gamma, ppo.gae_lambda, ppo.n_epochs) == (0.2, 0.99, 0.95, 4)
+    assert (ppo.batch_size, ppo.value_coef, ppo.entropy_coef) == (4, 0.5, 0.01)
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 1e-4\ngamma: 1\nclip_range: 2E-1")
+    values = read_yaml(path)
+    assert values == {"learning_rate": 1e-4, "gamma": 1, "clip_range": 0.2}
+
+
+def test_resolved_recipe_reads_back_as_the_same_run():
+    recipe = load_recipe(["--config", str(ROOT / "recipes" / "full.yaml")])
+    again = make_recipe(yaml.safe_load(recipe.to_yaml()))
+    assert again == recipe
