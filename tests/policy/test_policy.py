@@ -1,0 +1,189 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from vlm_agent.errors import UserError
+from vlm_agent.policy.policy import VLMPolicy, act, evaluate_actions, predict_values
+from vlm_agent.policy.value_head import ValueHead
+
+
+def train_a_little(policy: VLMPolicy, observations) -> None:
+    """Real optimiser steps on policy and value head, so that nothing is at its initial value."""
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-2)
+    for _ in range(3):
+        actions = torch.arange(len(observations)) % 8
+        log_probs, _, values = evaluate_actions(policy, policy.encode(observations), actions)
+        loss = -log_probs.mean() + (values - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("use_peft", [False, True], ids=["full", "lora"])
+def test_saved_policy_loads_in_a_new_process_bit_for_bit(
+    make_policy, make_observations, tmp_path, use_peft
+):
+    policy = make_policy(seed=5, use_peft=use_peft)
+    observations = make_observations(4)
+    train_a_little(policy, observations)
+    policy.eval()
+    policy.save_pretrained(tmp_path)
+    weights = "adapter_model.safetensors" if use_peft else "model.safetensors"
+    for name in (weights, "value_head.safetensors", "prompt.jinja", "policy.json"):
+        assert (tmp_path / name).is_file()
+    decisions = act(policy, observations)
+    np.savez(tmp_path / "in.npz", frames=observations.frames, facts=observations.facts)
+    code = (
+        "import sys, numpy as np\n"
+        "from vlm_agent.policy.policy import VLMPolicy, act\n"
+        "from vlm_agent.observations import Observations\n"
+        "folder = sys.argv[1]\n"
+        "policy = VLMPolicy.from_pretrained(folder).eval()\n"
+        "d = act(policy, Observations(**np.load(folder + '/in.npz')))\n"
+        "np.savez(folder + '/out.npz', probs=d.probs, values=d.values, words=policy.words)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    loaded = np.load(tmp_path / "out.npz")
+    assert np.array_equal(loaded["probs"], decisions.probs)
+    assert np.array_equal(loaded["values"], decisions.values)
+    assert np.abs(decisions.values).min() > 0.01  # the head was trained and came back
+    assert tuple(loaded["words"]) == policy.words
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no policy in the folder"):
+        VLMPolicy.from_pretrained(tmp_path)
+
+
+def test_seed_decides_the_weights_and_leaves_the_global_generator_alone(make_policy):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, again, other = make_policy(seed=1), make_policy(seed=1), make_policy(seed=2)
+    assert torch.equal(torch.rand(3), expected)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    differ = [not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)]
+    assert any(differ)
+
+
+def test_lora_adapts_the_language_model_only(make_policy):
+    policy = make_policy(use_peft=True)
+    trained = [name for name, p in policy.named_parameters() if p.requires_grad]
+    adapters = [name for name in trained if "value_head" not in name]
+    assert adapters
+    assert all("lora_" in name and "language_model" in name for name in adapters)
+    assert len(adapters) == 2 * 7 * 3  # A and B, seven linear layers, three blocks
+    assert len(trained) - len(adapters) == 4  # the value head's two layers
+
+
+def test_lora_leaves_frozen_weights_untouched(make_policy, make_observations):
+    policy = make_policy(use_peft=True)
+    before = {n: p.clone() for n, p in policy.named_parameters()}
+    train_a_little(policy, make_observations(4))
+    for name, parameter in policy.named_parameters():
+        changed = not torch.equal(parameter, before[name])
+        assert changed == parameter.requires_grad, name
+
+
+def test_unknown_lora_modules_are_refused(make_policy):
+    with pytest.raises(UserError, match="lora_target_modules"):
+        make_policy(use_peft=True, lora_target_modules=["qq_proj"])
+
+
+def test_value_head_starts_at_zero_in_float32():
+    head = ValueHead(16, 8)
+    assert torch.equal(head(torch.randn(5, 16)), torch.zeros(5))
+    nn.init.normal_(head.output.weight)
+    hidden = torch.randn(5, 16, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = head(hidden)
+    x = hidden.double()
+    w = {k: v.double() for k, v in head.state_dict().items()}
+    by_hand = torch.tanh(x @ w["hidden.weight"].T + w["hidden.bias"]) @ w["output.weight"].T
+    assert values.dtype == torch.float32
+    assert (values - by_hand[:, 0]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_value_loss_reaches_the_backbone_exactly_when_not_detached(
+    make_policy, make_observations, detach
+):
+    policy = make_policy(detach_value=detach)
+    nn.init.normal_(policy.value_head.output.weight)
+    policy(**policy.encode(make_observations(2))).values.sum().backward()
+    gradients = [p.grad for p in policy.backbone.parameters()]
+    assert all(g is None for g in gradients) == detach
+    assert policy.value_head.hidden.weight.grad.abs().sum() > 0
+
+
+def test_sampling_follows_the_distribution(make_policy, make_observations):
+    policy = make_policy()
+    one = make_observations(1)
+    n = 4000
+    uniforms = (np.arange(n) + 0.5) / n  # evenly spread: frequencies equal probabilities
+    probs = act(policy, one).probs[0]
+    drawn = np.concatenate(
+        [act(policy, one, uniforms[i : i + 1]).actions for i in range(0, n, 40)]
+    )
+    assert np.abs(np.bincount(drawn, minlength=8) / len(drawn) - probs).max() < 0.02
+
+
+def test_extreme_uniforms_give_words(make_policy, make_observations):
+    policy = make_policy()
+    uniforms = np.array([0.0, np.nextafter(1.0, 0.0)])
+    assert act(policy, make_observations(2), uniforms).actions.tolist() == [0, 7]
+
+
+def test_greedy_takes_the_most_probable_word(make_policy, make_observations):
+    decisions = act(make_policy(), make_observations(5))
+    assert np.array_equal(decisions.actions, decisions.probs.argmax(-1))
+    chosen = decisions.probs[np.arange(5), decisions.actions]
+    assert np.allclose(np.exp(decisions.log_probs), chosen)
+    assert np.allclose(decisions.probs.sum(-1), 1)
+
+
+def test_acting_and_evaluating_agree(make_policy, make_observations):
+    policy = make_policy()
+    nn.init.normal_(policy.value_head.output.weight)
+    observations = make_observations(5)
+    said = act(policy, observations, np.linspace(0.1, 0.9, 5))
+    log_probs, entropy, values = evaluate_actions(
+        policy, policy.encode(observations), torch.from_numpy(said.actions)
+    )
+    assert np.array_equal(log_probs.detach().numpy(), said.log_probs)
+    assert np.array_equal(values.detach().numpy(), said.values)
+    assert np.array_equal(predict_values(policy, observations), said.values)
+    p = said.probs.astype(np.float64)
+    assert np.allclose(entropy.detach().numpy(), -(p * np.log(p)).sum(-1), atol=1e-6)
+
+
+def test_gradient_checkpointing_changes_no_gradient(make_policy, make_observations):
+    gradients = []
+    for checkpointing in (False, True):
+        policy = make_policy(gradient_checkpointing=checkpointing).train()
+        calls = []
+        layer = policy.inner_model.model.language_model.layers[0].mlp
+        layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        observations = make_observations(2)
+        log_probs, *_ = evaluate_actions(policy, policy.encode(observations), torch.tensor([0, 1]))
+        log_probs.sum().backward()
+        gradients.append([p.grad for p in policy.backbone.parameters()])
+        assert len(calls) == (2 if checkpointing else 1)
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.allclose(plain, recomputed, atol=1e-6)
+
+
+def test_value_head_file_holds_the_head_and_nothing_else(policy, tmp_path):
+    policy.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "value_head.safetensors")
+    assert {k: tuple(v.shape) for k, v in tensors.items()} == {
+        "hidden.weight": (256, 128),
+        "hidden.bias": (256,),
+        "output.weight": (1, 256),
+        "output.bias": (1,),
+    }
