@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
+
 from vlm_agent.actions import MOTIONS
 from vlm_agent.observations import Observations
 from vlm_agent.policy.config import ModelConfig

@@ -1,4 +1,5 @@
 import pytest
+
 from vlm_agent.actions import DEFAULT_WORDS, MOTIONS, ActionVocabulary
 from vlm_agent.errors import UserError, nearest, unknown_name
 from vlm_agent.seeding import derive_rng, derive_seed

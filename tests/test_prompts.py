@@ -2,6 +2,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.errors import UserError
 from vlm_agent.prompts import PromptTemplate, load_template_source
@@ -42,7 +43,11 @@ def test_shipped_templates_are_valid_and_state_the_facts(name: str):
 
 def test_shipped_templates_differ_in_length():
     lengths = [
-        len("".join(PromptTemplate((ROOT / f"prompts/{n}.jinja").read_text(), TASK).render((0, 8, 0, 9))))
+        len(
+            "".join(
+                PromptTemplate((ROOT / f"prompts/{n}.jinja").read_text(), TASK).render((0, 8, 0, 9))
+            )
+        )
         for n in ("minimal", "default", "guided")
     ]
     assert lengths == sorted(lengths)

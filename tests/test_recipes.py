@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from vlm_agent.errors import UserError
 from vlm_agent.recipes import PPOConfig, load_recipe, make_recipe, read_yaml
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
 from vlm_agent.errors import UserError
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.loading import load_processor
@@ -18,7 +19,8 @@ from vlm_agent.policy.tiny import build_tiny_model, build_tiny_processor
 @pytest.fixture(scope="module")
 def hub_folder(tmp_path_factory) -> Path:
     """The tiny model with the files that Qwen/Qwen2-VL-2B-Instruct has: a flat ``config.json``
-    with ``rope_scaling``, ``preprocessor_config.json`` and ``chat_template.json``."""
+    with ``rope_scaling``, ``preprocessor_config.json`` and ``chat_template.json``.
+    """
     folder = tmp_path_factory.mktemp("Qwen2-VL-local")
     processor = build_tiny_processor()
     build_tiny_model(processor.tokenizer, seed=11).save_pretrained(folder)

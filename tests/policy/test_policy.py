@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+
 from vlm_agent.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy, act, evaluate_actions, predict_values
 from vlm_agent.policy.value_head import ValueHead
@@ -67,7 +68,9 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator_alone(make_pol
     assert torch.equal(torch.rand(3), expected)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    differ = [not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)]
+    differ = [
+        not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)
+    ]
     assert any(differ)
 
 
@@ -127,9 +130,7 @@ def test_sampling_follows_the_distribution(make_policy, make_observations):
     n = 4000
     uniforms = (np.arange(n) + 0.5) / n  # evenly spread: frequencies equal probabilities
     probs = act(policy, one).probs[0]
-    drawn = np.concatenate(
-        [act(policy, one, uniforms[i : i + 1]).actions for i in range(0, n, 40)]
-    )
+    drawn = np.concatenate([act(policy, one, uniforms[i : i + 1]).actions for i in range(0, n, 40)])
     assert np.abs(np.bincount(drawn, minlength=8) / len(drawn) - probs).max() < 0.02
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.errors import UserError
 from vlm_agent.observations import Observations
@@ -70,7 +71,10 @@ def test_padding_company_and_order_change_nothing(make_policy, make_observations
     order = np.random.default_rng(0).permutation(9)
     shuffled = policy(**policy.encode(observations[order]))
     assert (together.logits[order] - shuffled.logits).abs().max() < 1e-5
-    halves = [policy(**policy.encode(observations[part])).logits for part in ([0, 1, 2], [3, 4, 5, 6, 7, 8])]
+    halves = [
+        policy(**policy.encode(observations[part])).logits
+        for part in ([0, 1, 2], [3, 4, 5, 6, 7, 8])
+    ]
     assert (together.logits - torch.cat(halves)).abs().max() < 1e-5
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+
 from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.robot.camera import SceneCamera
 from vlm_agent.robot.names import import_robosuite

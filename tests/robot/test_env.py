@@ -2,6 +2,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+
 from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.errors import UserError
 from vlm_agent.robot.config import EnvConfig
@@ -91,7 +92,7 @@ def test_seed_decides_the_scene(can_env):
 
 def test_oracle_solves_the_task_and_progress_adds_up(can_env):
     """The words suffice, all stages are passed, and potential-based rewards telescope."""
-    actions, rewards, infos = play_oracle(can_env, seed=7)
+    _, rewards, infos = play_oracle(can_env, seed=7)
     assert infos[-1]["is_success"]
     stages = [info["stage"] for info in infos]
     assert list(dict.fromkeys(stages)) == ["none", "reached", "grasped", "lifted", "placed"]
@@ -156,9 +157,7 @@ def test_time_limit_truncates_and_success_does_not():
     ends = [env.step(WORD["up"])[2:4] for _ in range(3)]
     assert ends == [(False, False), (False, False), (False, True)]
     actions, _, _ = play_oracle(LanguageActionEnv(EnvConfig(task="Lift", frame_size=56)), seed=0)
-    just_enough = LanguageActionEnv(
-        EnvConfig(task="Lift", frame_size=56, horizon=len(actions))
-    )
+    just_enough = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, horizon=len(actions)))
     just_enough.reset(seed=0)
     *_, terminated, truncated, _ = [just_enough.step(a) for a in actions][-1]
     assert (terminated, truncated) == (True, False)

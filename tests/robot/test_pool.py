@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from vlm_agent.errors import UserError
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode

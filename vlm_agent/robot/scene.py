@@ -95,7 +95,7 @@ class RobotScene:
         )
 
     def _control(self, action: np.ndarray, control_steps: int) -> None:
-        """Do what robosuite's ``step`` does, without observables, and with the controller at its own rate."""
+        """Do robosuite's ``step`` without observables, with the controller at its own rate."""
         sim = self.env.sim
         substeps = PHYSICS_HZ // CONTROL_HZ
         for substep in range(control_steps * substeps):

@@ -1,0 +1,116 @@
+"""Two processes on the CPU, talking through gloo, with real robots."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from tests.conftest import ROOT
+from vlm_agent.errors import UserError
+from vlm_agent.learning.launch import check_launch
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+TWO = ["--config_file", str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")]
+
+
+def launch(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ.pop("WORLD_SIZE", None)
+    return subprocess.run(
+        [*LAUNCH, *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> tuple[dict, dict, Path]:
+    folder = tmp_path_factory.mktemp("two_ranks")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"task: Lift\nframe_size: 56\nhorizon: 5\nprompt_template: {ROOT}/prompts/minimal.jinja\n"
+        "num_envs: 2\nrollout_steps: 8\ntotal_timesteps: 64\nbatch_size: 8\nn_epochs: 2\n"
+        "learning_rate: 1e-3\nnum_eval_episodes: 3\nsave_freq: 64\neval_freq: 32\n"
+    )
+    script = str(ROOT / "tests" / "learning" / "two_ranks.py")
+    result = launch(
+        [*TWO, "--main_process_port", "29517", script, str(folder), "--config", str(recipe)], folder
+    )
+    assert result.returncode == 0, result.stderr
+    first, second = (json.loads((folder / f"rank{r}.json").read_text()) for r in (0, 1))
+    return first, second, folder
+
+
+def test_parameters_stay_bit_identical_and_do_change(reports):
+    first, second, _ = reports
+    assert first["before"] == second["before"]
+    assert first["after"] == second["after"]
+    assert first["after"] != first["before"]
+
+
+def test_each_rank_has_its_own_episodes_and_words(reports):
+    first, second, _ = reports
+    assert set(first["seeds"]).isdisjoint(second["seeds"])
+    assert first["words"] != second["words"]
+    assert first["timesteps"] == second["timesteps"] == 64
+
+
+def test_advantages_are_normalised_over_all_ranks(reports):
+    assert max(report["normal_error"] for report in reports[:2]) < 1e-6
+
+
+def test_rank_0_alone_writes_and_counts_everyone(reports):
+    folder = reports[2]
+    metrics = [
+        json.loads(line)
+        for line in (folder / "runs" / "vlm-agent" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["timesteps"] for row in metrics] == [32, 64]
+    assert max(row["first_ratio_error"] for row in metrics) < 1e-5
+    state = json.loads((folder / "checkpoints/vlm-agent_step64/trainer_state.json").read_text())
+    assert len(state["collectors"]) == 2
+    assert [e["num_eval_episodes"] for e in state["evaluations"]] == [3, 3, 3]
+
+
+def test_two_processes_that_silently_became_one_are_an_error(tmp_path):
+    arguments = ["--cpu", "--num_processes", "2", "-m", "vlm_agent.train", "--output_dir", "."]
+    result = launch(arguments, ROOT)
+    assert result.returncode != 0
+    assert "asked for several processes, but accelerate runs 1" in result.stderr
+    assert "cpu_2proc.yaml" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu_2proc", "single_gpu", "multi_gpu"])
+def test_launch_configurations_are_read_by_accelerate_and_say_their_command(name: str):
+    path = ROOT / "accelerate_configs" / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert (config.num_processes > 1) == (name in ("cpu_2proc", "multi_gpu"))
+    assert f"--config_file accelerate_configs/{name}.yaml" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "environ"),
+    [
+        (1, {"WORLD_SIZE": "2"}),
+        (1, {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}),
+    ],
+)
+def test_launch_guard_refuses(num_processes, environ):
+    with pytest.raises(UserError, match="the launcher was asked for"):
+        check_launch(num_processes, environ)
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "environ"),
+    [
+        (1, {}),
+        (1, {"ACCELERATE_MIXED_PRECISION": "no"}),
+        (2, {"WORLD_SIZE": "2", "MASTER_PORT": "29500", "ACCELERATE_MIXED_PRECISION": "no"}),
+        (1, {"MASTER_PORT": "29500"}),
+    ],
+)
+def test_launch_guard_lets_honest_launches_pass(num_processes, environ):
+    check_launch(num_processes, environ)

@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vlm_agent.learning.losses import clipped_policy_loss, value_loss
+
+
+def test_policy_loss_by_hand():
+    """Ratios 1.5, 0.5, 1.5, 0.5 and 1.1; advantages of both signs; epsilon 0.2."""
+    ratios = torch.tensor([1.5, 0.5, 1.5, 0.5, 1.1], dtype=torch.float64)
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, 2.0], dtype=torch.float64)
+    new = ratios.log().requires_grad_()
+    result = clipped_policy_loss(new, torch.zeros(5, dtype=torch.float64), advantages, 0.2)
+    # min(1.5, 1.2), min(0.5, 0.8), min(-1.5, -1.2), min(-0.5, -0.8), min(2.2, 2.2)
+    objective = [1.2, 0.5, -1.5, -0.8, 2.2]
+    assert result.loss.item() == pytest.approx(-sum(objective) / 5, abs=1e-12)
+    assert result.clip_fraction.item() == pytest.approx(0.8)
+    assert result.max_ratio_error.item() == pytest.approx(0.5)
+    kl = sum(r - 1 - math.log(r) for r in (1.5, 0.5, 1.5, 0.5, 1.1)) / 5
+    assert result.approx_kl.item() == pytest.approx(kl, abs=1e-12)
+    result.loss.backward()
+    # d(r A)/d(log pi) = r A where the plain term is the smaller one, else nothing
+    by_hand = [-g / 5 for g in (0.0, 0.5, -1.5, 0.0, 2.2)]
+    assert torch.allclose(new.grad, torch.tensor(by_hand, dtype=torch.float64), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_policy_gradient_against_finite_differences(dtype):
+    rng = np.random.default_rng(0)
+    old = torch.from_numpy(rng.normal(size=40)).to(dtype)
+    new = (old + torch.from_numpy(rng.normal(size=40) * 0.3).to(dtype)).requires_grad_()
+    advantages = torch.from_numpy(rng.normal(size=40)).to(dtype)
+    clipped_policy_loss(new, old, advantages, 0.2).loss.backward()
+
+    def loss(log_probs: np.ndarray) -> float:
+        ratio = np.exp(log_probs - old.double().numpy())
+        a = advantages.double().numpy()
+        return -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean()
+
+    base = new.detach().double().numpy()
+    for i in range(40):
+        step = np.zeros(40)
+        step[i] = 1e-6
+        slope = (loss(base + step) - loss(base - step)) / 2e-6
+        assert new.grad[i].item() == pytest.approx(slope, abs=1e-6)
+
+
+def test_first_order_gradient_is_the_policy_gradient():
+    """At ratio 1 the clipped loss has the gradient of -A log pi, and no clipping happens."""
+    advantages = torch.tensor([1.0, -2.0, 0.5])
+    new = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    result = clipped_policy_loss(new, new.detach(), advantages, 0.2)
+    result.loss.backward()
+    assert torch.allclose(new.grad, -advantages / 3)
+    assert result.clip_fraction == result.approx_kl == result.max_ratio_error == 0
+
+
+def test_plain_value_loss_by_hand():
+    values = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    loss = value_loss(values, torch.zeros(2).double(), torch.tensor([3.0, 1.0]).double(), None)
+    assert loss.item() == pytest.approx(0.5 * (4 + 1) / 2)
+    loss.backward()
+    assert values.grad.tolist() == [-1.0, 0.5]
+
+
+def test_clipped_value_loss_by_hand():
+    """Range 0.5 around old values 0. The larger error counts, and with it its gradient."""
+    values = torch.tensor([1.0, 1.0, 0.2, -1.0], dtype=torch.float64, requires_grad=True)
+    old = torch.zeros(4, dtype=torch.float64)
+    returns = torch.tensor([2.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    loss = value_loss(values, old, returns, 0.5)
+    # plain errors 1, 1, 0.64, 4; clipped at 0.5, 0.5, 0.2, -0.5: 2.25, 0.25, 0.64, 2.25
+    assert loss.item() == pytest.approx(0.5 * (2.25 + 1 + 0.64 + 4) / 4, abs=1e-12)
+    loss.backward()
+    # the first is clipped and larger: no gradient; the others: (v - R) / 4
+    assert torch.allclose(values.grad, torch.tensor([0.0, 0.25, -0.2, -0.5]).double(), atol=1e-12)

@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+from torch import nn
+
+from tests.learning.worlds import ColourPool, ScriptedPool
+from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.policy.policy import predict_values
+from vlm_agent.robot.episode import Episode
+from vlm_agent.seeding import derive_seed
+
+
+@pytest.fixture
+def speaker(make_policy):
+    """A policy whose value head says something."""
+    policy = make_policy().eval()
+    nn.init.normal_(policy.value_head.output.weight)
+    return policy
+
+
+def collect(pool, policy, steps):
+    collector = RolloutCollector(pool, seed=0, rank=0)
+    collector.take_up()
+    return collector, *collector.collect_rollout(policy, steps)
+
+
+def test_next_values_are_those_of_the_true_next_observations(speaker):
+    """Environment 0 goes on, 1 terminates at step 1, 2 runs out of time at step 1."""
+    pool = ScriptedPool(["...", ".tl", "..."])
+    collector, buffer, finished = collect(pool, speaker, 3)
+    assert np.array_equal(buffer.terminated, [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+    assert np.array_equal(buffer.truncated, [[0, 0, 0], [0, 0, 1], [0, 0, 0]])
+    assert np.array_equal(buffer.rewards, [[10, 11, 12], [20, 21, 22], [30, 31, 32]])
+    close = {"atol": 1e-5}
+    assert np.allclose(buffer.next_values[0], buffer.values[1], **close)
+    assert np.allclose(buffer.next_values[1, 0], buffer.values[2, 0], **close)
+    after = predict_values(
+        speaker, pool.reset({i: r.episode for i, r in enumerate(collector.running)})
+    )
+    assert np.allclose(buffer.next_values[2], after, **close)
+    # The one that ran out of time: the value of what it saw last, not of the fresh episode.
+    cut_off = next(r for r in finished if r.seed == derive_seed(0, "episode", 0, 2, 0))
+    last_seen = pool.reset({2: cut_off.episode})
+    expected = predict_values(speaker, last_seen)[0]
+    assert buffer.next_values[1, 2] == pytest.approx(expected, abs=1e-5)
+    assert abs(buffer.next_values[1, 2] - buffer.values[2, 2]) > 1e-4
+
+
+def test_finished_episodes_are_recorded_with_their_words(speaker):
+    pool = ScriptedPool(["..", "t.", "..", ".l"])
+    _, buffer, finished = collect(pool, speaker, 4)
+    assert [len(r.actions) for r in finished] == [2, 4]
+    assert finished[0].actions == buffer.actions[:2, 0].tolist()
+    assert finished[0].episode_return == 10.0 + 20.0
+    assert finished[1].episode_return == 11.0 + 21.0 + 31.0 + 41.0
+
+
+def test_frames_are_stored_as_bytes(speaker):
+    _, buffer, _ = collect(ColourPool(2), speaker, 3)
+    assert buffer.observations.frames.dtype == np.uint8
+    assert buffer.observations.frames.shape == (3, 2, 56, 56, 3)
+    assert buffer.log_probs.shape == buffer.values.shape == buffer.actions.shape == (3, 2)
+
+
+def test_every_environment_and_rank_has_its_own_episodes():
+    seeds = set()
+    for rank in range(3):
+        collector = RolloutCollector(ColourPool(4), seed=0, rank=rank)
+        collector.take_up()
+        seeds |= {record.seed for record in collector.running}
+    assert len(seeds) == 12
+
+
+def test_splitting_a_rollout_changes_nothing(speaker):
+    whole = collect(ColourPool(2, horizon=3), speaker, 6)[1]
+    collector = RolloutCollector(ColourPool(2, horizon=3), seed=0, rank=0)
+    collector.take_up()
+    parts = [collector.collect_rollout(speaker, 2)[0] for _ in range(3)]
+    assert np.array_equal(whole.actions, np.concatenate([p.actions for p in parts]))
+    assert np.array_equal(whole.values, np.concatenate([p.values for p in parts]))
+
+
+def test_state_survives_json_and_another_use_of_the_pool(speaker):
+    straight, _, _ = collect(ColourPool(2), speaker, 5)
+    expected = straight.collect_rollout(speaker, 5)[0]
+
+    pool = ColourPool(2)
+    collector, _, _ = collect(pool, speaker, 5)
+    state = json.loads(json.dumps(collector.state_dict()))
+    pool.reset({0: Episode(99, ()), 1: Episode(98, ())})  # an evaluation, say
+    collector.take_up()
+    again = collector.collect_rollout(speaker, 5)[0]
+    resumed = RolloutCollector(ColourPool(2), seed=0, rank=0)
+    resumed.load_state_dict(state)
+    resumed.take_up()
+    loaded = resumed.collect_rollout(speaker, 5)[0]
+    for buffer in (again, loaded):
+        assert np.array_equal(buffer.actions, expected.actions)
+        assert np.array_equal(buffer.observations.frames, expected.observations.frames)
+
+
+def test_a_replay_that_differs_is_an_error(speaker):
+    pool = ColourPool(2)
+    collector, _, _ = collect(pool, speaker, 2)
+    pool.COLOURS = ((0, 0, 0), (1, 1, 1))
+    with pytest.raises(RuntimeError, match="differs"):
+        collector.take_up()

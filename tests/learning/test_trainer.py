@@ -1,0 +1,328 @@
+"""The loop itself, on worlds that need no robot."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from tests.conftest import ROOT
+from tests.learning.worlds import ColourPool
+from vlm_agent.learning import trainer as trainer_module
+from vlm_agent.learning.advantages import generalized_advantages
+from vlm_agent.learning.checkpoints import RunFolders
+from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.learning.trainer import PPOTrainer
+from vlm_agent.policy.policy import VLMPolicy, build_policy
+from vlm_agent.recipes import Recipe, make_recipe
+
+TIMES = ("words_per_s", "rollout_s", "update_s")
+
+
+@pytest.fixture(autouse=True)
+def forget_accelerate():
+    """Accelerate keeps one state per process; each test gets its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def recipe_for(tmp_path):
+    def make(**settings) -> Recipe:
+        values = {
+            "prompt_template": "prompts/minimal.jinja",
+            "output_dir": str(tmp_path),
+            "num_envs": 4,
+            "rollout_steps": 8,
+            "total_timesteps": 96,
+            "batch_size": 8,
+            "n_epochs": 2,
+            "num_eval_episodes": 0,
+            "save_freq": 10**9,
+            "learning_rate": 1e-3,
+        }
+        return make_recipe(values | settings, [ROOT])
+
+    return make
+
+
+def trainer_for(recipe: Recipe, policy: VLMPolicy | None = None, **accelerate) -> PPOTrainer:
+    RunFolders(recipe).prepare(recipe)
+    policy = policy or build_policy(recipe.model, recipe.template, recipe.ppo.seed)
+    pool = ColourPool(recipe.ppo.num_envs)
+    return PPOTrainer(recipe, Accelerator(cpu=True, **accelerate), policy, pool)
+
+
+def metrics_of(recipe: Recipe) -> list[dict]:
+    return [json.loads(line) for line in RunFolders(recipe).metrics.read_text().splitlines()]
+
+
+def without_times(metrics: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in metrics]
+
+
+LEARNING = {
+    "num_envs": 8,
+    "rollout_steps": 8,
+    "total_timesteps": 512,
+    "batch_size": 32,
+    "n_epochs": 4,
+    "learning_rate": 2e-3,
+    "entropy_coef": 0.0,
+    "gamma": 0.5,
+}
+
+
+def share_of_right_words(trainer: PPOTrainer) -> float:
+    """Mean reward of sampled words in fresh episodes; chance is 1/8."""
+    collector = RolloutCollector(ColourPool(32), seed=123, rank=9)
+    collector.take_up()
+    return float(collector.collect_rollout(trainer.policy.eval(), 8)[0].rewards.mean())
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["as it is", "advantage's sign flipped"])
+def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, monkeypatch, sign):
+    def estimate(*args):
+        advantages, returns = generalized_advantages(*args)
+        return sign * advantages, returns
+
+    monkeypatch.setattr(trainer_module, "generalized_advantages", estimate)
+    trainer = trainer_for(recipe_for(**LEARNING))
+    assert share_of_right_words(trainer) < 0.3
+    trainer.train()
+    if sign > 0:
+        assert share_of_right_words(trainer) > 0.7
+    else:
+        assert share_of_right_words(trainer) < 0.05
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"use_peft": True}, {"gradient_checkpointing": True}],
+    ids=["full", "lora", "checkpointing"],
+)
+def test_first_minibatch_has_ratio_one(recipe_for, settings):
+    recipe = recipe_for(rollout_steps=16, batch_size=24, **settings)
+    trainer = trainer_for(recipe)
+    trainer.train()
+    errors = [row["first_ratio_error"] for row in metrics_of(recipe)]
+    assert len(errors) > 1
+    assert max(errors) < 1e-5
+    # What is compared are real distributions after real steps, not a constant.
+    assert any(row["approx_kl"] > 1e-6 for row in metrics_of(recipe))
+
+
+def test_ratio_error_shows_a_policy_that_changed_since_the_rollout(recipe_for):
+    trainer = trainer_for(recipe_for())
+    trainer.collector.take_up()
+    rollout, _ = trainer.collector.collect_rollout(trainer.policy.eval(), 8)
+    with torch.no_grad():
+        for parameter in trainer.policy.backbone.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    assert trainer.update(rollout)["first_ratio_error"] > 1e-2
+
+
+def test_same_recipe_and_seed_give_the_same_metrics(recipe_for, tmp_path):
+    runs = []
+    for name in ("one", "two"):
+        recipe = recipe_for(output_dir=str(tmp_path / name))
+        trainer_for(recipe).train()
+        runs.append(without_times(metrics_of(recipe)))
+    assert runs[0] == runs[1]
+    other = recipe_for(output_dir=str(tmp_path / "three"), seed=1)
+    trainer_for(other).train()
+    assert without_times(metrics_of(other)) != runs[0]
+
+
+def test_metrics_have_the_documented_keys_and_numbers(recipe_for):
+    recipe = recipe_for()
+    trainer_for(recipe).train()
+    metrics = metrics_of(recipe)
+    keys = (
+        "timesteps episode_return episode_length success_rate reached_rate grasped_rate "
+        "lifted_rate policy_loss value_loss entropy approx_kl clip_fraction explained_variance "
+        "first_ratio_error grad_norm learning_rate words_per_s rollout_s update_s"
+    )
+    for row in metrics:
+        assert set(keys.split()) <= set(row)
+        assert all(np.isfinite(row[key]) for key in keys.split())
+        assert sum(row["words"].values()) == pytest.approx(1)
+    assert [row["timesteps"] for row in metrics] == [32, 64, 96]
+
+
+def test_the_last_rollout_is_as_short_as_it_must_be(recipe_for):
+    recipe = recipe_for(total_timesteps=70)
+    trainer_for(recipe).train()
+    assert [row["timesteps"] for row in metrics_of(recipe)] == [32, 64, 72]  # 4 at a time
+
+
+def test_critic_warmup_moves_only_the_value_head(recipe_for):
+    recipe = recipe_for(critic_warmup_updates=3)
+    trainer = trainer_for(recipe)
+    backbone = [p.clone() for p in trainer.policy.backbone.parameters()]
+    head = [p.clone() for p in trainer.policy.value_head.parameters()]
+    trainer.train()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(backbone, trainer.policy.backbone.parameters(), strict=True)
+    )
+    assert not all(
+        torch.equal(a, b) for a, b in zip(head, trainer.policy.value_head.parameters(), strict=True)
+    )
+    assert metrics_of(recipe)[-1]["approx_kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_target_kl_ends_the_update(recipe_for):
+    recipe = recipe_for(n_epochs=5, target_kl=1e-5, total_timesteps=32)
+    trainer_for(recipe).train()
+    assert metrics_of(recipe)[0]["n_epochs_done"] == 1
+    recipe = recipe_for(n_epochs=5, target_kl=1e9, total_timesteps=32, overwrite=True)
+    trainer_for(recipe).train()
+    assert metrics_of(recipe)[0]["n_epochs_done"] == 5
+
+
+def test_gradients_are_clipped_and_the_norm_before_is_logged(recipe_for):
+    recipe = recipe_for(max_grad_norm=1e-3, total_timesteps=32, learning_rate=1e-6)
+    trainer = trainer_for(recipe)
+    norms = []
+
+    def note(*_):
+        grads = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.cat([g.flatten() for g in grads]).norm().item())
+
+    trainer.optimizer.optimizer.register_step_pre_hook(note)
+    trainer.train()
+    assert max(norms) == pytest.approx(1e-3, rel=1e-3)
+    assert metrics_of(recipe)[0]["grad_norm"] > 1e-2
+
+
+def test_linear_schedule_falls_to_zero_for_both_learning_rates(recipe_for):
+    recipe = recipe_for(lr_schedule="linear", learning_rate=1e-3, value_learning_rate=2e-3)
+    trainer = trainer_for(recipe)
+    seen = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append([g["lr"] for g in trainer.optimizer.param_groups])
+    )
+    trainer.train()
+    logged = [row["learning_rate"] for row in metrics_of(recipe)]
+    assert logged == pytest.approx([1e-3, 2e-3 / 3, 1e-3 / 3])
+    assert seen[0] == [1e-3, 2e-3]
+    assert seen[-1] == pytest.approx([1e-3 / 3, 2e-3 / 3])
+
+
+def test_one_step_is_the_gradient_of_the_documented_loss(recipe_for):
+    """Policy + value_coef * value − entropy_coef * entropy, recomputed here term by term."""
+    recipe = recipe_for(
+        batch_size=32, n_epochs=1, max_grad_norm=1e9, value_coef=0.7, entropy_coef=0.3
+    )
+    trainer = trainer_for(recipe)
+    nn.init.normal_(trainer.policy.value_head.output.weight)
+    trainer.collector.take_up()
+    rollout, _ = trainer.collector.collect_rollout(trainer.policy.eval(), 8)
+    advantages, returns = generalized_advantages(
+        rollout.rewards,
+        rollout.values,
+        rollout.next_values,
+        rollout.terminated,
+        rollout.truncated,
+        recipe.ppo.gamma,
+        recipe.ppo.gae_lambda,
+    )
+    normal = torch.from_numpy((advantages - advantages.mean()) / advantages.std()).float().flatten()
+    output = trainer.policy(**trainer.policy.encode(rollout.observations.flatten()))
+    log_probs = torch.log_softmax(output.logits, -1)
+    chosen = log_probs[torch.arange(32), torch.from_numpy(rollout.actions).flatten()]
+    entropy = torch.distributions.Categorical(logits=output.logits).entropy().mean()
+    critic = ((output.values - torch.from_numpy(returns).float().flatten()) ** 2).mean() / 2
+    loss = -(chosen * normal).mean() + 0.7 * critic - 0.3 * entropy  # at ratio 1
+    wanted = torch.autograd.grad(loss, list(trainer.policy.parameters()))
+
+    taken = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: taken.extend(p.grad.clone() for p in trainer.policy.parameters())
+    )
+    trainer.update(rollout)
+    for mine, theirs in zip(wanted, taken, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_bfloat16_autocast_keeps_the_ratio_near_one(recipe_for):
+    recipe = recipe_for(total_timesteps=32)
+    trainer = trainer_for(recipe, mixed_precision="bf16")
+    trainer.train()
+    assert metrics_of(recipe)[0]["first_ratio_error"] < 1e-2
+
+
+def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path):
+    settings = {"save_freq": 32, "num_eval_episodes": 2, "eval_freq": 64}
+    straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
+    whole = trainer_for(straight)
+    whole.train()
+
+    settings["output_dir"] = str(tmp_path / "stopped")
+    stopped = recipe_for(**settings)
+    first = trainer_for(stopped)
+    step = PPOTrainer.update
+
+    def die_in_the_third_update(self, rollout):
+        if self.updates == 2:
+            raise KeyboardInterrupt
+        return step(self, rollout)
+
+    first.update = die_in_the_third_update.__get__(first)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    resumed_recipe = recipe_for(resume_from="latest", **settings)
+    folder = RunFolders(resumed_recipe).resume_folder(resumed_recipe)
+    assert folder.name == "vlm-agent_step64"
+    resumed = trainer_for(resumed_recipe, VLMPolicy.from_pretrained(folder))
+    resumed.resume()
+    resumed.train()
+    assert without_times(metrics_of(resumed_recipe)) == without_times(metrics_of(straight))
+    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert resumed.evaluations == whole.evaluations
+
+
+def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
+    recipe = recipe_for(num_eval_episodes=1)
+    trainer = trainer_for(recipe)
+    results = iter([(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.2, 9.0)])
+    kept = []
+
+    def fake_summary(records, words, **about):
+        success, episode_return = next(results)
+        return {**about, "success_rate": success, "mean_return": episode_return, "episodes": []}
+
+    monkeypatch.setattr(trainer_module, "summarize", fake_summary)
+    for _ in range(5):
+        trainer.timesteps += 1
+        trainer.evaluate()
+        state = json.loads((RunFolders(recipe).best / "trainer_state.json").read_text())
+        kept.append(state["timesteps"])
+    assert kept == [1, 2, 2, 4, 4]
+
+
+def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
+    from vlm_agent.errors import UserError
+
+    recipe = recipe_for(save_freq=32)
+    trainer_for(recipe).train()
+    before = metrics_of(recipe)
+    with pytest.raises(UserError, match="there is a run 'vlm-agent' already.*--overwrite"):
+        RunFolders(recipe).prepare(recipe)
+    assert metrics_of(recipe) == before
+    assert [p.name for p in RunFolders(recipe).steps()] == [
+        "vlm-agent_step32",
+        "vlm-agent_step64",
+        "vlm-agent_step96",
+    ]
+    again = recipe_for(overwrite=True)
+    RunFolders(again).prepare(again)
+    assert RunFolders(again).steps() == []
+    assert not Path(RunFolders(again).metrics).exists()

@@ -1,0 +1,167 @@
+"""The commands as a user types them, on a real robot, from training to evaluation."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vlm_agent.train
+from tests.conftest import ROOT
+from vlm_agent import cli
+from vlm_agent.errors import UserError
+from vlm_agent.robot import rendering
+
+RUN = [
+    "--config", str(ROOT / "recipes" / "quick.yaml"),
+    "--task", "Lift", "--frame_size", "56", "--horizon", "12",
+    "--num_envs", "2", "--rollout_steps", "16", "--total_timesteps", "64", "--batch_size", "16",
+    "--num_eval_episodes", "2", "--eval_freq", "64", "--save_freq", "32",
+    "--report_to", "tensorboard", "--seed", "3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert vlm_agent.train.main([*RUN, "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_all_it_promises(run_folder: Path):
+    run, checkpoints = run_folder / "runs" / "quick", run_folder / "checkpoints"
+    for name in ("recipe.yaml", "metrics.jsonl", "curves.png", "episode.json", "episode.mp4"):
+        assert (run / name).stat().st_size > 0
+    assert list(run.rglob("events.out.tfevents*"))
+    assert sorted(p.name for p in checkpoints.iterdir()) == [
+        "quick_best", "quick_step32", "quick_step64",
+    ]  # fmt: skip
+    for name in (
+        "model.safetensors", "value_head.safetensors", "tokenizer.json", "processor_config.json",
+        "prompt.jinja", "policy.json", "recipe.yaml",
+    ):  # fmt: skip
+        assert (checkpoints / "quick_best" / name).is_file()
+    assert Image.open(run / "curves.png").size[0] > 1000
+    assert (run / "episode.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_frames_of_a_real_run_give_ratio_one(run_folder: Path):
+    rows = (run_folder / "runs" / "quick" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 2
+    assert max(json.loads(row)["first_ratio_error"] for row in rows) < 1e-5
+
+
+def evaluate(folder: Path, output: Path, *flags: str) -> dict:
+    policy = str(folder / "checkpoints" / "quick_step64")
+    arguments = ["eval", "--policy", policy, "--num_eval_episodes", "3", "--json", str(output)]
+    assert cli.main([*arguments, *flags]) == 0
+    return json.loads(output.read_text())
+
+
+def test_evaluation_is_deterministic(run_folder: Path, tmp_path: Path, capsys):
+    one = evaluate(run_folder, tmp_path / "one.json", "--seed", "5", "--greedy", "false")
+    two = evaluate(run_folder, tmp_path / "two.json", "--seed", "5", "--greedy", "false")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    other = evaluate(run_folder, tmp_path / "other.json", "--seed", "6", "--greedy", "false")
+    assert one == two != other
+    assert one["num_eval_episodes"] == len(one["episodes"]) == 3
+    assert one["greedy"] is False
+    assert 0 <= one["ci95_low"] <= one["success_rate"] <= one["ci95_high"] <= 1
+    assert all(len(e["words"]) == e["length"] <= 12 for e in one["episodes"])
+    assert "success_rate" in capsys.readouterr().out
+
+
+def test_greedy_evaluation_differs_from_sampling(run_folder: Path, tmp_path: Path):
+    greedy = evaluate(run_folder, tmp_path / "greedy.json", "--greedy", "true")
+    sampled = evaluate(run_folder, tmp_path / "sampled.json", "--greedy", "false")
+    assert [e["seed"] for e in greedy["episodes"]] == [e["seed"] for e in sampled["episodes"]]
+    assert [e["words"] for e in greedy["episodes"]] != [e["words"] for e in sampled["episodes"]]
+
+
+def test_the_evaluated_folder_needs_nothing_else(run_folder: Path, tmp_path: Path, monkeypatch):
+    """Moved elsewhere and used from elsewhere, a checkpoint gives the same numbers."""
+    expected = evaluate(run_folder, tmp_path / "here.json")
+    moved = tmp_path / "moved" / "checkpoints"
+    moved.mkdir(parents=True)
+    source = run_folder / "checkpoints" / "quick_step64"
+    target = moved / "quick_step64"
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(tmp_path / "moved", tmp_path / "there.json") == expected
+
+
+def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
+    episode = run_folder / "runs" / "quick" / "episode.json"
+    output = tmp_path / "strip.png"
+    assert cli.main(["show", "--episode", str(episode), "--output", str(output)]) == 0
+    picture = Image.open(output)
+    assert picture.size == (2 * 672 + 8, 3 * 376 + 16)
+    assert len(picture.resize((64, 64)).getcolors(4096)) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "--policy", "/nowhere"], "no policy in the folder '/nowhere'"),
+        (["show", "--episode", "/nowhere.json", "--output", "a.png"], "no such file"),
+        (["show", "--oracle", "1", "--output", "a.gif"], "ending in .mp4 or .png"),
+        (["prompt", "--config", "recipes/quik.yaml"], "'recipes/quick.yaml'"),
+        (
+            ["prompt", "--action_words", *["a", "b", "c", "d", "e", "f", "g", "a"]],
+            "'a' stands there twice",
+        ),
+    ],
+)
+def test_mistakes_get_a_sentence(arguments: list[str], message: str, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        cli.main(arguments)
+
+
+def test_prompt_shows_text_count_and_tokens(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["prompt", "--config", "recipes/quick.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "open, none<|im_end|>" in out
+    assert "tokens: 32, of which 16 are the picture's" in out
+    assert "close gripper" in out
+    assert "Ġgripper" in out
+
+
+def test_console_script_and_help():
+    script = Path(sys.executable).with_name("vlm-agent")
+    result = subprocess.run([script, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    for command in ("eval", "prompt", "show", "doctor"):
+        assert command in result.stdout
+    bad = subprocess.run([script, "eval", "--policy", "/nowhere"], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
+
+
+class TestDoctor:
+    def test_rendering_works_here(self):
+        assert rendering.rendering_problem() is None
+
+    def test_a_broken_backend_is_found_and_the_command_named(self, monkeypatch):
+        monkeypatch.setenv("MUJOCO_GL", "osmesa")
+        monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
+        with pytest.raises(UserError, match="apt-get install -y libegl1 libgl1"):
+            cli.main(["doctor"])
+
+    def test_installs_what_is_missing_as_root(self, monkeypatch, capsys):
+        state = {"installed": False}
+        monkeypatch.setattr(rendering, "can_install", lambda: True)
+        monkeypatch.setattr(
+            rendering, "install_system_packages", lambda: state.update(installed=True)
+        )
+        monkeypatch.setattr(
+            rendering, "rendering_problem", lambda: None if state["installed"] else "no libEGL"
+        )
+        assert cli.main(["doctor", "--install"]) == 0
+        assert "no libEGL" in capsys.readouterr().out
+        assert state["installed"]
