@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from vlm_agent.errors import UserError
-from vlm_agent.recipes import PPOConfig, load_recipe, make_recipe, read_yaml
+from vlm_agent.recipes import PPOConfig, load_recipe, make_recipe
+from vlm_agent.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -43,6 +44,7 @@ BAD_RECIPES = [
     ("frame_size: 12", "frame_size: 12"),
     ("controller_hz: 300", "controller_hz: 300 does not divide"),
     ("lora_dropout: 0.05", "lora_dropout: 0.05 is not 0"),
+    ("dtype: bfloat16", "dtype: 'bfloat16' weights are too coarse.*use_peft"),
     ("lora_target_modules: []", "lora_target_modules: .*empty"),
     ("batch_size: 2000", r"batch_size: 2000 is more than .*\(512\)"),
     ("num_workers: 9", r"num_workers: 9 is more than num_envs \(4\)"),

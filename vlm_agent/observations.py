@@ -41,8 +41,7 @@ class Observations:
     def stack(parts: Sequence[Observations]) -> Observations:
         """Put observations of equal shape behind one new leading axis."""
         return Observations(
-            np.stack([part.frames for part in parts]),
-            np.stack([part.facts for part in parts]),
+            np.stack([part.frames for part in parts]), np.stack([part.facts for part in parts])
         )
 
     @staticmethod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import sys
 import typing
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,7 @@ from vlm_agent.robot.config import PHYSICS_HZ, EnvConfig
 from vlm_agent.robot.names import name_problems
 from vlm_agent.robot.tasks import get_task
 from vlm_agent.settings import STRICT, setting
+from vlm_agent.strict_yaml import parse_yaml, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -177,7 +177,7 @@ def _make_section(cls: type, values: dict[str, Any], found: dict[str, str]) -> A
     """One section of the recipe. What is wrong goes to ``found``, and its default is taken."""
     own = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
     for key, value in own.items():
-        if "list" in str(_TYPES[key]) and isinstance(value, str):
+        if typing.get_origin(_TYPES[key]) is list and isinstance(value, str):
             own[key] = [value]
     try:
         return cls(**own)
@@ -202,6 +202,12 @@ def _combination_problems(
         found["lora_dropout"] = (
             f"{model.lora_dropout} is not 0: with dropout the update sees another policy than "
             "the rollout, and PPO's ratios are wrong"
+        )
+    if model.dtype == "bfloat16" and not model.use_peft:
+        found["dtype"] = (
+            "'bfloat16' weights are too coarse for full fine-tuning's small steps: add "
+            "use_peft: true, or keep float32 weights and set mixed_precision: bf16 in the "
+            "accelerate config"
         )
     if not model.lora_target_modules:
         found["lora_target_modules"] = "the list is empty, nothing would be trained"
@@ -235,43 +241,6 @@ def _make_template(
     except UserError as error:
         found["prompt_template"] = str(error)
         return None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without its two traps: a key given twice, and ``1e-4`` read as a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{key}: the key is given twice")
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe file as a flat dictionary.
-
-    Raises:
-        UserError: No such file, no valid YAML, or no mapping.
-    """
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        hint = unknown_name("recipe", str(path), siblings) if siblings else "no such file"
-        raise UserError(f"--config {path}: {hint}")
-    try:
-        values = yaml.load(path.read_text(), _StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected lines of 'key: value'")
-    return values
 
 
 def _parse_arguments(argv: list[str], prog: str) -> tuple[str | None, dict[str, Any], list[str]]:
@@ -312,6 +281,6 @@ def _from_text(key: str, text: Any) -> Any:
     hint = _TYPES[key]
     if type(None) in typing.get_args(hint) and text.lower() in ("none", "null"):
         return None
-    if hint is str or str in typing.get_args(hint) or "list" in str(hint):
+    if str in (hint, *typing.get_args(hint)) or typing.get_origin(hint) is list:
         return text
-    return yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+    return parse_yaml(text)

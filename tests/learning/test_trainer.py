@@ -12,9 +12,10 @@ from torch import nn
 
 from tests.conftest import ROOT
 from tests.learning.worlds import ColourPool
+from vlm_agent.errors import UserError
 from vlm_agent.learning import trainer as trainer_module
 from vlm_agent.learning.advantages import generalized_advantages
-from vlm_agent.learning.checkpoints import RunFolders
+from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
 from vlm_agent.learning.rollout import RolloutCollector
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy, build_policy
@@ -258,8 +259,14 @@ def test_bfloat16_autocast_keeps_the_ratio_near_one(recipe_for):
     assert metrics_of(recipe)[0]["first_ratio_error"] < 1e-2
 
 
-def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path):
-    settings = {"save_freq": 32, "num_eval_episodes": 2, "eval_freq": 64}
+@pytest.mark.parametrize("use_peft", [False, True], ids=["full", "lora"])
+def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, use_peft):
+    settings = {
+        "save_freq": 32,
+        "num_eval_episodes": 2,
+        "eval_freq": 64,
+        "use_peft": use_peft,
+    }
     straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
     whole = trainer_for(straight)
     whole.train()
@@ -309,8 +316,6 @@ def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
 
 
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
-    from vlm_agent.errors import UserError
-
     recipe = recipe_for(save_freq=32)
     trainer_for(recipe).train()
     before = metrics_of(recipe)
@@ -326,3 +331,24 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
     RunFolders(again).prepare(again)
     assert RunFolders(again).steps() == []
     assert not Path(RunFolders(again).metrics).exists()
+
+
+def test_resuming_another_policy_or_shape_is_refused(recipe_for):
+    recipe = recipe_for(save_freq=96)
+    trainer = trainer_for(recipe)
+    trainer.train()
+    changed = recipe_for(
+        resume_from="latest", value_head_width=8, prompt_template="prompts/guided.jinja"
+    )
+    with pytest.raises(UserError, match="differs .*value_head_width, prompt_template"):
+        check_same_policy(trainer.policy, changed)
+    check_same_policy(trainer.policy, recipe)
+    wider = recipe_for(resume_from="latest", num_envs=5)
+    with pytest.raises(UserError, match="1 processes with 4 environments each; now .* 5"):
+        trainer_for(wider).resume()
+    with pytest.raises(UserError, match="resume_from: no checkpoint in '/nowhere'"):
+        nowhere = recipe_for(resume_from="/nowhere")
+        RunFolders(nowhere).resume_folder(nowhere)
+    with pytest.raises(UserError, match="resume_from: there is no checkpoint"):
+        unknown = recipe_for(resume_from="latest", run_name="never-run")
+        RunFolders(unknown).resume_folder(unknown)

@@ -11,6 +11,7 @@ import numpy as np
 def main() -> None:
     from vlm_agent.learning.checkpoints import RunFolders
     from vlm_agent.learning.launch import start_accelerator
+    from vlm_agent.learning.ranks import normalize_over_ranks
     from vlm_agent.learning.trainer import PPOTrainer
     from vlm_agent.policy.policy import build_policy
     from vlm_agent.recipes import load_recipe
@@ -35,7 +36,7 @@ def main() -> None:
         trainer.train()
         mine = np.arange(4.0) + 10 * rank
         everyone = np.concatenate([np.arange(4.0), np.arange(4.0) + 10])
-        normal = trainer._normalize(mine)
+        normal = normalize_over_ranks(mine)
         expected = (mine - everyone.mean()) / everyone.std()
     report = {
         "before": before,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from vlm_agent.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.recipes import Recipe, make_recipe, read_yaml
+from vlm_agent.recipes import Recipe
 from vlm_agent.robot.config import EnvConfig
+from vlm_agent.strict_yaml import read_yaml
 
 RECIPE_FILE = "recipe.yaml"
 STATE_FILE = "trainer_state.json"
@@ -40,8 +42,8 @@ class RunFolders:
     def steps(self) -> list[Path]:
         """The checkpoints that exist, oldest first."""
         pattern = re.compile(rf"{re.escape(self.name)}_step(\d+)")
-        found = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob(f"{self.name}_*")]
-        return [p for match, p in sorted((int(m[1]), p) for m, p in found if m) for match in [0]]
+        found = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob("*_step*")]
+        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
     def prepare(self, recipe: Recipe) -> None:
         """Make the run's folder and write the resolved recipe into it.
@@ -72,7 +74,9 @@ class RunFolders:
             return None
         if wanted == "latest":
             if not self.steps():
-                raise UserError(f"resume_from: no checkpoint {self.step(0)!s:.200} or later")
+                raise UserError(
+                    f"resume_from: there is no checkpoint {self.checkpoints / self.name}_step*"
+                )
             return self.steps()[-1]
         if not (Path(wanted) / STATE_FILE).is_file():
             raise UserError(f"resume_from: no checkpoint in {wanted!r} (no {STATE_FILE})")
@@ -106,6 +110,23 @@ def save_checkpoint(
     partial.rename(folder)
 
 
+def check_same_policy(policy: VLMPolicy, recipe: Recipe) -> None:
+    """Refuse to resume with a recipe that describes another policy than the checkpoint holds.
+
+    Raises:
+        UserError: Naming the settings that differ.
+    """
+    saved, wanted = asdict(policy.config), asdict(recipe.model)
+    different = [key for key in wanted if wanted[key] != saved[key]]
+    if policy.encoder.template != recipe.template:
+        different.append("prompt_template, task_description or action_words")
+    if different:
+        raise UserError(
+            f"resume_from: the checkpoint's policy differs from the recipe's in "
+            f"{', '.join(different)}"
+        )
+
+
 def load_trainer_state(folder: Path) -> dict[str, Any]:
     """The trainer's state of a checkpoint."""
     return json.loads((folder / STATE_FILE).read_text())
@@ -117,9 +138,7 @@ def load_policy(folder: str | Path) -> tuple[VLMPolicy, EnvConfig, float]:
     Raises:
         UserError: The folder holds no checkpoint.
     """
-    folder = Path(folder)
     policy = VLMPolicy.from_pretrained(folder)
-    values = read_yaml(folder / RECIPE_FILE)
-    env = {key: values[key] for key in EnvConfig.__dataclass_fields__ if key in values}
-    recipe = make_recipe({**env, "gamma": values["gamma"]}, [Path(__file__).parents[2]])
-    return policy, recipe.env, recipe.ppo.gamma
+    values = read_yaml(Path(folder) / RECIPE_FILE)
+    env = EnvConfig(**{field.name: values[field.name] for field in fields(EnvConfig)})
+    return policy, env, values["gamma"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -22,15 +23,19 @@ def start_accelerator(log_with: list[str], project_dir: str) -> Accelerator:
     """
     # Two processes on a CPU need cpu=True: without it accelerate lets each of them run alone.
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        log_with=log_with or None,
-        project_dir=project_dir,
+        cpu=not torch.cuda.is_available(), log_with=log_with or None, project_dir=project_dir
     )
-    check_launch(accelerator.num_processes, dict(os.environ))
+    check_launch(accelerator.num_processes, os.environ)
     return accelerator
 
 
-def check_launch(num_processes: int, environ: dict[str, str]) -> None:
+def cores_per_process(environ: Mapping[str, str]) -> int:
+    """How many of this machine's cores each process of the run may use, at least one."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def check_launch(num_processes: int, environ: Mapping[str, str]) -> None:
     """Refuse a launch of several processes that silently became one.
 
     Args:

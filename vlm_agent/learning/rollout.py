@@ -113,10 +113,7 @@ class RolloutCollector:
         self._observations = again
 
     def collect_rollout(
-        self,
-        policy: VLMPolicy,
-        steps: int,
-        on_words: Callable[[int], object] = lambda n: None,
+        self, policy: VLMPolicy, steps: int, on_words: Callable[[int], object] = lambda n: None
     ) -> tuple[RolloutBuffer, list[EpisodeRecord]]:
         """Say ``steps`` words in each environment.
 
@@ -177,10 +174,7 @@ class RolloutCollector:
             finished.append(self.running[i])
             self.running[i] = self._next_episode(i)
         fresh = self.pool.reset({int(i): self.running[i].episode for i in ended})
-        frames, facts = (
-            led_to.observations.frames.copy(),
-            led_to.observations.facts.copy(),
-        )
+        frames, facts = (led_to.observations.frames.copy(), led_to.observations.facts.copy())
         frames[ended], facts[ended] = fresh.frames, fresh.facts
         return Observations(frames, facts)
 

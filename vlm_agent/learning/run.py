@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 
-from vlm_agent.learning.checkpoints import RunFolders
-from vlm_agent.learning.launch import start_accelerator
+from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
+from vlm_agent.learning.launch import cores_per_process, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy, build_policy
@@ -28,13 +29,15 @@ def run_training(recipe: Recipe) -> None:
     resume_folder = folders.resume_folder(recipe)
     if resume_folder is not None:
         policy = VLMPolicy.from_pretrained(resume_folder)
+        check_same_policy(policy, recipe)
     else:
         policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed)
     if accelerator.is_main_process:
         folders.prepare(recipe)
     accelerator.wait_for_everyone()
     start_trackers(accelerator, recipe, folders.run)
-    with EnvPool(recipe.env, recipe.ppo.num_envs, recipe.ppo.num_workers, recipe.ppo.gamma) as pool:
+    num_workers = recipe.ppo.num_workers or cores_per_process(os.environ)
+    with EnvPool(recipe.env, recipe.ppo.num_envs, num_workers, recipe.ppo.gamma) as pool:
         trainer = PPOTrainer(recipe, accelerator, policy, pool)
         if resume_folder is not None:
             trainer.resume()

@@ -66,11 +66,9 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, run_folder: Path) -
             accelerator.print("wandb: not logged in, so this run is logged offline")
 
     def start(wandb_mode: str) -> None:
-        wandb = {
-            "name": recipe.ppo.run_name,
-            "dir": str(run_folder),
-            "mode": wandb_mode,
-        }
+        # Offline there is nothing to announce; online wandb prints where the run can be seen.
+        os.environ.setdefault("WANDB_SILENT", str(wandb_mode == "offline").lower())
+        wandb = {"name": recipe.ppo.run_name, "dir": str(run_folder), "mode": wandb_mode}
         accelerator.init_trackers(recipe.ppo.project_name, settings, {"wandb": wandb})
 
     try:

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from vlm_agent.errors import UserError
-from vlm_agent.learning.advantages import explained_variance, generalized_advantages
+from vlm_agent.learning.advantages import generalized_advantages
 from vlm_agent.learning.checkpoints import (
     OPTIMIZER_FILE,
     RunFolders,
@@ -22,6 +22,13 @@ from vlm_agent.learning.checkpoints import (
 )
 from vlm_agent.learning.evaluation import episode_rates, evaluate, summarize
 from vlm_agent.learning.losses import clipped_policy_loss, value_loss
+from vlm_agent.learning.ranks import (
+    explained_variance_over_ranks,
+    max_over_ranks,
+    mean_over_ranks,
+    normalize_over_ranks,
+    shares_over_ranks,
+)
 from vlm_agent.learning.rollout import EpisodeRecord, RolloutBuffer, RolloutCollector
 from vlm_agent.learning.tracking import MetricsLog
 from vlm_agent.policy.policy import VLMPolicy, evaluate_actions
@@ -71,7 +78,7 @@ class PPOTrainer:
 
     def train(self) -> None:
         """Collect, estimate, update, log; evaluate and save on the way."""
-        total = self.ppo.total_timesteps
+        total, words = self.ppo.total_timesteps, self.policy.words
         if not self.evaluations:
             self.evaluate()
         self.collector.take_up()
@@ -80,14 +87,11 @@ class PPOTrainer:
                 began = time.perf_counter()
                 rate_left = self._set_learning_rate()
                 steps = min(
-                    self.ppo.rollout_steps,
-                    -(-(total - self.timesteps) // self.words_per_step),
+                    self.ppo.rollout_steps, -(-(total - self.timesteps) // self.words_per_step)
                 )
                 self.policy.eval()
                 rollout, episodes = self.collector.collect_rollout(
-                    self.policy,
-                    steps,
-                    lambda n: bar.update(n * self.accelerator.num_processes),
+                    self.policy, steps, lambda n: bar.update(n * self.accelerator.num_processes)
                 )
                 collected = time.perf_counter()
                 self.policy.train()
@@ -104,7 +108,9 @@ class PPOTrainer:
                         **episode_rates(gather_object(episodes)),
                         **losses,
                         "learning_rate": self.ppo.learning_rate * rate_left,
-                        "words": self._word_shares(rollout.actions),
+                        "words": dict(
+                            zip(words, shares_over_ranks(rollout.actions, len(words)), strict=True)
+                        ),
                         "words_per_s": (self.timesteps - before) / (updated - began),
                         "rollout_s": collected - began,
                         "update_s": updated - collected,
@@ -114,7 +120,8 @@ class PPOTrainer:
                 finished = self.timesteps >= total
                 if finished or self.timesteps // self.ppo.eval_freq > before // self.ppo.eval_freq:
                     self.evaluate()
-                    self.collector.take_up()
+                    if not finished:
+                        self.collector.take_up()
                 if finished or self.timesteps // self.ppo.save_freq > before // self.ppo.save_freq:
                     self.save()
 
@@ -129,13 +136,15 @@ class PPOTrainer:
             self.ppo.gamma,
             self.ppo.gae_lambda,
         )
+        if self.ppo.normalize_advantage:
+            advantages_TN = normalize_over_ranks(advantages_TN)
         observations = rollout.observations.flatten()
         data = {
             "actions": self._tensor(rollout.actions),
             "log_probs": self._tensor(rollout.log_probs),
             "values": self._tensor(rollout.values),
             "returns": self._tensor(returns_TN),
-            "advantages": self._tensor(self._normalize(advantages_TN)),
+            "advantages": self._tensor(advantages_TN),
         }
         stats: list[torch.Tensor] = []
         for epoch in range(self.ppo.n_epochs):
@@ -146,22 +155,15 @@ class PPOTrainer:
             ):
                 inputs = self.policy.encode(observations[index])
                 stats.append(self._step(inputs, {k: v[index] for k, v in data.items()}))
-            epoch_kl = self._mean_over_ranks(torch.stack(stats[first:]))[3]
+            epoch_kl = mean_over_ranks(self.accelerator, torch.stack(stats[first:]))[3]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
-        means = self._mean_over_ranks(torch.stack(stats)).tolist()
-        names = (
-            "policy_loss",
-            "value_loss",
-            "entropy",
-            "approx_kl",
-            "clip_fraction",
-            "grad_norm",
-        )
+        means = mean_over_ranks(self.accelerator, torch.stack(stats))
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
         return {
             **dict(zip(names, means, strict=False)),
-            "explained_variance": self._explained_variance(rollout.values, returns_TN),
-            "first_ratio_error": self._max_over_ranks(stats[0][-1]),
+            "explained_variance": explained_variance_over_ranks(rollout.values, returns_TN),
+            "first_ratio_error": max_over_ranks(self.accelerator, stats[0][-1]),
             "n_epochs_done": epoch + 1,
         }
 
@@ -246,10 +248,7 @@ class PPOTrainer:
         if not self.accelerator.is_main_process:
             return
         self.log.write(metrics)
-        shown = {
-            "return": metrics["episode_return"],
-            "success": metrics["success_rate"],
-        }
+        shown = {"return": metrics["episode_return"], "success": metrics["success_rate"]}
         bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
 
     def save(self) -> None:
@@ -282,7 +281,9 @@ class PPOTrainer:
                 f"environments each; now there are {self.accelerator.num_processes} with "
                 f"{self.ppo.num_envs}"
             )
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, weights_only=True))
+        self.optimizer.load_state_dict(
+            torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        )
         self.timesteps, self.updates = state["timesteps"], state["updates"]
         self.evaluations = state["evaluations"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
@@ -304,31 +305,6 @@ class PPOTrainer:
         rng = derive_rng(self.ppo.seed, "shuffle", rank, self.updates, epoch)
         return rng.permutation(samples)
 
-    def _normalize(self, advantages_TN: np.ndarray) -> np.ndarray:
-        """Zero mean and unit variance over the rollout of all ranks together."""
-        if not self.ppo.normalize_advantage:
-            return advantages_TN
-        everyone = np.concatenate(gather_object([advantages_TN.ravel()]))
-        return (advantages_TN - everyone.mean()) / (everyone.std() + 1e-8)
-
-    def _explained_variance(self, values_TN: np.ndarray, returns_TN: np.ndarray) -> float:
-        pairs = gather_object([np.stack([values_TN.ravel(), returns_TN.ravel()])])
-        values, returns = np.concatenate(pairs, axis=1)
-        return explained_variance(values, returns)
-
-    def _word_shares(self, actions_TN: np.ndarray) -> dict[str, float]:
-        counts = np.bincount(
-            np.concatenate(gather_object([actions_TN.ravel()])),
-            minlength=len(self.policy.words),
-        )
-        return dict(zip(self.policy.words, (counts / counts.sum()).tolist(), strict=True))
-
-    def _mean_over_ranks(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(rows.mean(0), "mean")
-
-    def _max_over_ranks(self, value: torch.Tensor) -> float:
-        return float(self.accelerator.gather(value.reshape(1)).max())
-
     def _tensor(self, array_TN: np.ndarray) -> torch.Tensor:
         """(T, N) as a flat tensor on the device: float32, or int64 for indices."""
         flat = torch.from_numpy(np.ascontiguousarray(array_TN).reshape(-1))
@@ -340,6 +316,7 @@ class PPOTrainer:
             initial=self.timesteps,
             desc="training",
             unit="word",
+            mininterval=0.5,
             disable=not self.accelerator.is_main_process,
         )
 

@@ -26,8 +26,7 @@ class ModelConfig:
     lora_r: Annotated[int, Field(ge=1, le=1024)] = setting(16, "LoRA rank")
     lora_alpha: Annotated[int, Field(ge=1)] = setting(32, "LoRA scale")
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = setting(
-        0.0,
-        "must be 0: with dropout the update would see another policy than the rollout",
+        0.0, "must be 0: with dropout the update would see another policy than the rollout"
     )
     lora_target_modules: list[str] = setting(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],

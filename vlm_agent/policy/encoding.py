@@ -49,9 +49,7 @@ class ObservationEncoder:
         ]
         content = [part for part in content if part.get("text") != ""]
         return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=False,
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
     def __call__(self, observations: Observations) -> dict[str, torch.Tensor]:

@@ -76,10 +76,7 @@ def _from_pretrained(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
         raise UserError(f"model_name_or_path: no model in the folder {name!r} (no config.json)")
     try:
         return cls.from_pretrained(
-            str(path) if is_path else name,
-            revision=revision,
-            trust_remote_code=False,
-            **kwargs,
+            str(path) if is_path else name, revision=revision, trust_remote_code=False, **kwargs
         )
     except (OSError, ValueError) as error:
         if is_path:

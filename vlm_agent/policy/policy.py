@@ -58,11 +58,7 @@ class VLMPolicy(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        encoder: ObservationEncoder,
-        config: ModelConfig,
-        seed: int,
+        self, backbone: Backbone, encoder: ObservationEncoder, config: ModelConfig, seed: int
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -143,16 +139,13 @@ class VLMPolicy(nn.Module):
         about = json.loads((folder / POLICY_FILE).read_text())
         config = ModelConfig(**about["model"])
         template = PromptTemplate(
-            (folder / PROMPT_FILE).read_text(),
-            about["task"],
-            about["robot"],
-            tuple(about["words"]),
+            (folder / PROMPT_FILE).read_text(), about["task"], about["robot"], tuple(about["words"])
         )
         processor = Qwen2VLProcessor.from_pretrained(folder)
         backbone: Backbone
         if config.use_peft:
             base = load_base_model(config, processor, about["seed"])
-            backbone = peft.PeftModel.from_pretrained(base, str(folder))
+            backbone = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
         else:
             backbone = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=getattr(torch, config.dtype)

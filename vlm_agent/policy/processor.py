@@ -16,10 +16,7 @@ class Qwen2VLProcessor(transformers.Qwen2VLProcessor):
     """
 
     def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        chat_template: str | None = None,
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
     ) -> None:
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"

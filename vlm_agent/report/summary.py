@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,15 @@ def training_summary(
         "curves": run_folder / "curves.png",
         "video": run_folder / "episode.mp4",
         "recipe": run_folder / "recipe.yaml",
+        "wandb": run_folder / "wandb",
         "last policy": checkpoints[-1] if checkpoints else None,
         "best policy": best,
     }
     lines.append("")
     lines += [f"{k:<14}{v}" for k, v in where.items() if v is not None and v.exists()]
     if best is not None and best.exists():
-        lines += [
-            "",
-            f"Evaluate it: vlm-agent eval --policy {best} --num_eval_episodes 10",
-        ]
+        command = Path(sys.executable).with_name("vlm-agent")
+        if command.is_relative_to(Path.cwd()):
+            command = command.relative_to(Path.cwd())
+        lines += ["", f"Evaluate it: {command} eval --policy {best} --num_eval_episodes 10"]
     return "\n".join(lines)

@@ -42,11 +42,7 @@ def film_episode(episode_path: Path, output: Path) -> None:
 
 
 def episode_strip(
-    episode: Episode,
-    config: EnvConfig,
-    words: tuple[str, ...],
-    count: int,
-    output: Path,
+    episode: Episode, config: EnvConfig, words: tuple[str, ...], count: int, output: Path
 ) -> None:
     """Write a PNG with ``count`` moments of an episode, evenly spread, in two columns."""
     pictures = list(_pictures(episode, config, words))

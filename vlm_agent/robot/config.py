@@ -26,8 +26,7 @@ class EnvConfig:
         112, "side of the square eye-in-hand frame, in pixels"
     )
     camera: Literal["fast", "exact"] = setting(
-        "fast",
-        "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster",
+        "fast", "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster"
     )
     step_size: Annotated[float, Field(gt=0, le=0.2)] = setting(
         0.03, "how far one word moves the gripper's target, in metres"

@@ -58,10 +58,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.render_mode = render_mode
         self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
         self._camera = SceneCamera(
-            self.scene.env.sim,
-            self.scene.camera_name,
-            self.config.frame_size,
-            self.config.camera,
+            self.scene.env.sim, self.scene.camera_name, self.config.frame_size, self.config.camera
         )
         size, horizon = self.config.frame_size, self.config.horizon
         self.action_space = spaces.Discrete(len(MOTIONS))

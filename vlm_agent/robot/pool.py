@@ -56,11 +56,7 @@ class EnvPool:
     """
 
     def __init__(
-        self,
-        config: EnvConfig,
-        num_envs: int,
-        num_workers: int = 0,
-        gamma: float = 0.99,
+        self, config: EnvConfig, num_envs: int, num_workers: int = 0, gamma: float = 0.99
     ) -> None:
         self.num_envs = num_envs
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))

@@ -90,8 +90,7 @@ class RobotScene:
         self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
         grip = [1.0 if self.gripper_closed else -1.0] * self.robot.gripper[self.arm].dof
         self._control(
-            np.concatenate([self.target_position, self._target_rotvec, grip]),
-            control_steps,
+            np.concatenate([self.target_position, self._target_rotvec, grip]), control_steps
         )
 
     def _control(self, action: np.ndarray, control_steps: int) -> None:
