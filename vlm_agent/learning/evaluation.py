@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from scipy import stats
+from tqdm import tqdm
 
 from vlm_agent.learning.rollout import EpisodeRecord
 from vlm_agent.observations import Observations
@@ -68,6 +71,29 @@ def evaluate(
                 done[playing.pop(slot)] = records[slot]
                 on_episode()
     return done
+
+
+def evaluate_over_ranks(
+    accelerator: Accelerator,
+    policy: VLMPolicy,
+    pool: EnvPool,
+    num_episodes: int,
+    seed: int,
+    greedy: bool,
+) -> list[EpisodeRecord]:
+    """:func:`evaluate` with the episodes shared among all ranks; every rank gets all of them."""
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    with tqdm(
+        total=num_episodes,
+        desc="evaluating",
+        unit="episode",
+        leave=False,
+        disable=not accelerator.is_main_process,
+    ) as bar:
+        mine = range(rank, num_episodes, ranks)
+        played = evaluate(policy, pool, mine, seed, greedy, lambda: bar.update(ranks))
+    everyone = dict(gather_object(list(played.items())))
+    return [everyone[number] for number in sorted(everyone)]
 
 
 def _draw(seed: int, number: int, step: int) -> float:

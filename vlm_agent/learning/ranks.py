@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -16,7 +18,7 @@ def concatenate_ranks(array: np.ndarray) -> np.ndarray:
 
 
 def normalize_over_ranks(array: np.ndarray) -> np.ndarray:
-    """This rank's array, with zero mean and unit variance over all ranks together."""
+    """Shift and scale this rank's array: zero mean and unit variance over all ranks together."""
     everyone = concatenate_ranks(array)
     return (array - everyone.mean()) / (everyone.std() + 1e-8)
 
@@ -32,9 +34,13 @@ def shares_over_ranks(indices: np.ndarray, count: int) -> list[float]:
     return (everyone / everyone.sum()).tolist()
 
 
-def mean_over_ranks(accelerator: Accelerator, rows: torch.Tensor) -> list[float]:
-    """The mean of the rows (M, K) of all ranks, as K numbers."""
-    return accelerator.reduce(rows.mean(0), "mean").tolist()
+def mean_over_ranks(
+    accelerator: Accelerator, rows: Sequence[dict[str, torch.Tensor]]
+) -> dict[str, float]:
+    """The mean of each scalar over the rows of all ranks, which have equally many."""
+    table = torch.stack([torch.stack(list(row.values())) for row in rows])
+    means = accelerator.reduce(table.mean(0), "mean").tolist()
+    return dict(zip(rows[0], means, strict=True))
 
 
 def max_over_ranks(accelerator: Accelerator, value: torch.Tensor) -> float:

@@ -94,12 +94,14 @@ class RolloutCollector:
         self.episodes_begun = [0] * pool.num_envs
         self.running: list[EpisodeRecord] = []
         self._observations: Observations | None = None
+        self._away = True  # whether the pool stands elsewhere than these episodes
+
+    def step_aside(self) -> None:
+        """Leave the pool to something else; the next rollout takes the episodes up again."""
+        self._away = True
 
     def take_up(self) -> None:
-        """Make the pool stand where this collector's episodes stand.
-
-        Needed at the start, after the pool was used for something else, and after resuming:
-        episodes are played again from their seeds and words.
+        """Make the pool stand where these episodes stand, by playing them from seeds and words.
 
         Raises:
             RuntimeError: The replay gave another picture than the first time.
@@ -110,22 +112,24 @@ class RolloutCollector:
         before = self._observations
         if before is not None and not np.array_equal(before.frames, again.frames):
             raise RuntimeError("a replayed episode differs from its first play")
-        self._observations = again
+        self._observations, self._away = again, False
 
     def collect_rollout(
-        self, policy: VLMPolicy, steps: int, on_words: Callable[[int], object] = lambda n: None
+        self, policy: VLMPolicy, steps: int, on_step: Callable[[], object] = lambda: None
     ) -> tuple[RolloutBuffer, list[EpisodeRecord]]:
         """Say ``steps`` words in each environment.
 
         Args:
             policy: Speaks; in evaluation mode and without gradients.
             steps: T.
-            on_words: Told the number of words after each step, for progress bars.
+            on_step: Called after each step, for progress bars.
 
         Returns:
             The buffer, and the episodes that ended on the way.
         """
-        assert self._observations is not None, "take_up() first"
+        if self._away:
+            self.take_up()
+        assert self._observations is not None
         envs = range(self.pool.num_envs)
         rows: list[dict[str, Any]] = []
         finished: list[EpisodeRecord] = []
@@ -151,7 +155,7 @@ class RolloutCollector:
                 self.running[i].add(int(said.actions[i]), led_to.rewards[i], led_to.infos[i])
             self._observations = self._restart_ended(led_to, finished)
             self.words_said += 1
-            on_words(len(envs))
+            on_step()
         last_values = predict_values(policy, self._observations)
         return _make_buffer(rows, last_values), finished
 
@@ -192,11 +196,11 @@ class RolloutCollector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The opposite of :meth:`state_dict`; :meth:`take_up` then moves the pool there."""
+        """The opposite of :meth:`state_dict`; the next rollout goes on from there."""
         self.words_said = state["words_said"]
         self.episodes_begun = list(state["episodes_begun"])
         self.running = [EpisodeRecord(**record) for record in state["running"]]
-        self._observations = None
+        self._observations, self._away = None, True
 
 
 def _make_buffer(rows: list[dict[str, Any]], last_values_N: np.ndarray) -> RolloutBuffer:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from vlm_agent.learning.checkpoints import (
     load_trainer_state,
     save_checkpoint,
 )
-from vlm_agent.learning.evaluation import episode_rates, evaluate, summarize
+from vlm_agent.learning.evaluation import episode_rates, evaluate_over_ranks, summarize
 from vlm_agent.learning.losses import clipped_policy_loss, value_loss
 from vlm_agent.learning.ranks import (
     explained_variance_over_ranks,
@@ -36,6 +36,9 @@ from vlm_agent.recipes import Recipe
 from vlm_agent.robot.episode import save_episode
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.seeding import derive_rng
+
+StepStats = dict[str, torch.Tensor]
+"""Scalars of one optimiser step."""
 
 
 class PPOTrainer:
@@ -73,57 +76,44 @@ class PPOTrainer:
         self.collector = RolloutCollector(pool, self.ppo.seed, accelerator.process_index)
         self.words_per_step = self.ppo.num_envs * accelerator.num_processes
         self.timesteps = 0
+        self.new_timesteps = 0  # of the last rollout
         self.updates = 0
         self.evaluations: list[dict[str, Any]] = []
 
     def train(self) -> None:
         """Collect, estimate, update, log; evaluate and save on the way."""
-        total, words = self.ppo.total_timesteps, self.policy.words
-        if not self.evaluations:
-            self.evaluate()
-        self.collector.take_up()
-        with self._progress_bar() as bar:
-            while self.timesteps < total:
+        with self._progress_bar() as self.bar:
+            if not self.evaluations:
+                self.evaluate()
+            while self.timesteps < self.ppo.total_timesteps:
                 began = time.perf_counter()
-                rate_left = self._set_learning_rate()
-                steps = min(
-                    self.ppo.rollout_steps, -(-(total - self.timesteps) // self.words_per_step)
-                )
-                self.policy.eval()
-                rollout, episodes = self.collector.collect_rollout(
-                    self.policy, steps, lambda n: bar.update(n * self.accelerator.num_processes)
-                )
+                learning_rate = self._set_learning_rate()
+                rollout, episodes = self.collect()
                 collected = time.perf_counter()
-                self.policy.train()
                 losses = self.update(rollout)
-                self.updates += 1
-                before, self.timesteps = (
-                    self.timesteps,
-                    self.timesteps + steps * self.words_per_step,
-                )
                 updated = time.perf_counter()
-                self.record(
-                    {
-                        "timesteps": self.timesteps,
-                        **episode_rates(gather_object(episodes)),
-                        **losses,
-                        "learning_rate": self.ppo.learning_rate * rate_left,
-                        "words": dict(
-                            zip(words, shares_over_ranks(rollout.actions, len(words)), strict=True)
-                        ),
-                        "words_per_s": (self.timesteps - before) / (updated - began),
-                        "rollout_s": collected - began,
-                        "update_s": updated - collected,
-                    },
-                    bar,
-                )
-                finished = self.timesteps >= total
-                if finished or self.timesteps // self.ppo.eval_freq > before // self.ppo.eval_freq:
+                times = {
+                    "words_per_s": self.new_timesteps / (updated - began),
+                    "rollout_s": collected - began,
+                    "update_s": updated - collected,
+                }
+                self.record(rollout, episodes, losses | {"learning_rate": learning_rate} | times)
+                if self._is_due(self.ppo.eval_freq):
                     self.evaluate()
-                    if not finished:
-                        self.collector.take_up()
-                if finished or self.timesteps // self.ppo.save_freq > before // self.ppo.save_freq:
+                if self._is_due(self.ppo.save_freq):
                     self.save()
+
+    def collect(self) -> tuple[RolloutBuffer, list[EpisodeRecord]]:
+        """One rollout; the last one is only as long as ``total_timesteps`` asks for."""
+        words_left = self.ppo.total_timesteps - self.timesteps
+        steps = min(self.ppo.rollout_steps, math.ceil(words_left / self.words_per_step))
+        self.policy.eval()
+        collected = self.collector.collect_rollout(
+            self.policy, steps, lambda: self.bar.update(self.words_per_step)
+        )
+        self.new_timesteps = steps * self.words_per_step
+        self.timesteps += self.new_timesteps
+        return collected
 
     def update(self, rollout: RolloutBuffer) -> dict[str, float]:
         """``n_epochs`` passes of PPO over one rollout; means over its minibatches."""
@@ -146,31 +136,27 @@ class PPOTrainer:
             "returns": self._tensor(returns_TN),
             "advantages": self._tensor(advantages_TN),
         }
-        stats: list[torch.Tensor] = []
+        self.policy.train()
+        steps: list[StepStats] = []
         for epoch in range(self.ppo.n_epochs):
-            order = self._shuffle(epoch, len(observations))
-            first = len(stats)
-            for index in np.split(
-                order, range(self.ppo.batch_size, len(order), self.ppo.batch_size)
-            ):
+            done_before = len(steps)
+            for index in self._minibatches(epoch, len(observations)):
                 inputs = self.policy.encode(observations[index])
-                stats.append(self._step(inputs, {k: v[index] for k, v in data.items()}))
-            epoch_kl = mean_over_ranks(self.accelerator, torch.stack(stats[first:]))[3]
+                steps.append(self._step(inputs, {k: v[index] for k, v in data.items()}))
+            epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
-        means = mean_over_ranks(self.accelerator, torch.stack(stats))
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
-        return {
-            **dict(zip(names, means, strict=False)),
+        self.updates += 1
+        means = mean_over_ranks(self.accelerator, steps)
+        del means["ratio_error"]
+        return means | {
             "explained_variance": explained_variance_over_ranks(rollout.values, returns_TN),
-            "first_ratio_error": max_over_ranks(self.accelerator, stats[0][-1]),
+            "first_ratio_error": max_over_ranks(self.accelerator, steps[0]["ratio_error"]),
             "n_epochs_done": epoch + 1,
         }
 
-    def _step(
-        self, inputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """One optimiser step on one minibatch; what is logged of it, as a vector."""
+    def _step(self, inputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> StepStats:
+        """One optimiser step on one minibatch, and what is logged of it."""
         log_probs, entropy, values = evaluate_actions(self.model, inputs, batch["actions"])
         policy = clipped_policy_loss(
             log_probs, batch["log_probs"], batch["advantages"], self.ppo.clip_range
@@ -185,41 +171,30 @@ class PPOTrainer:
                 parameter.grad = None  # the optimiser passes over them: only the critic moves
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.ppo.max_grad_norm)
         self.optimizer.step()
-        return torch.stack(
-            [
-                policy.loss.detach(),
-                critic.detach(),
-                entropy.detach(),
-                policy.approx_kl,
-                policy.clip_fraction,
-                norm.detach(),
-                policy.max_ratio_error,
-            ]
-        )
+        return {
+            "policy_loss": policy.loss.detach(),
+            "value_loss": critic.detach(),
+            "entropy": entropy.detach(),
+            "approx_kl": policy.approx_kl,
+            "clip_fraction": policy.clip_fraction,
+            "grad_norm": norm.detach(),
+            "ratio_error": policy.max_ratio_error,
+        }
 
     def evaluate(self) -> None:
-        """Play the evaluation episodes, shared among the ranks; keep the best policy."""
+        """Play the evaluation episodes, and keep the policy if it is the best so far."""
         if self.ppo.num_eval_episodes == 0:
             return
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.collector.step_aside()
         self.policy.eval()
-        with tqdm(
-            total=self.ppo.num_eval_episodes,
-            desc="evaluating",
-            unit="episode",
-            leave=False,
-            disable=not self.accelerator.is_main_process,
-        ) as bar:
-            mine = evaluate(
-                self.policy,
-                self.pool,
-                range(rank, self.ppo.num_eval_episodes, ranks),
-                self.ppo.seed,
-                self.ppo.eval_greedy,
-                lambda: bar.update(ranks),
-            )
-        everyone = dict(gather_object(list(mine.items())))
-        records = [everyone[number] for number in sorted(everyone)]
+        records = evaluate_over_ranks(
+            self.accelerator,
+            self.policy,
+            self.pool,
+            self.ppo.num_eval_episodes,
+            self.ppo.seed,
+            self.ppo.eval_greedy,
+        )
         result = summarize(
             records,
             self.policy.words,
@@ -227,29 +202,34 @@ class PPOTrainer:
             greedy=self.ppo.eval_greedy,
             seed=self.ppo.seed,
         )
-        best = max((_quality(e) for e in self.evaluations), default=None)
-        self.evaluations.append({k: v for k, v in result.items() if k != "episodes"})
-        self._keep(result, records, is_best=best is None or _quality(result) > best)
+        is_best = all(_quality(result) > _quality(earlier) for earlier in self.evaluations)
+        rates = {k: v for k, v in result.items() if k != "episodes"}
+        self.evaluations.append(rates)
+        if self.accelerator.is_main_process:
+            self.log.track({"eval": rates}, self.timesteps)
+            if is_best:
+                save_checkpoint(self.folders.best, self.policy, self.recipe, result)
+            shown = max(records, key=lambda r: (r.success, r.episode_return))
+            save_episode(self.folders.episode, shown.episode, self.recipe.env, self.policy.words)
 
-    def _keep(
-        self, result: dict[str, Any], records: Sequence[EpisodeRecord], is_best: bool
+    def record(
+        self, rollout: RolloutBuffer, episodes: list[EpisodeRecord], measured: dict[str, float]
     ) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        rates = {k: v for k, v in result.items() if k not in ("episodes", "timesteps")}
-        self.log.track({"eval": rates}, self.timesteps)
-        if is_best:
-            save_checkpoint(self.folders.best, self.policy, self.recipe, result)
-        shown = max(records, key=lambda r: (r.success, r.episode_return))
-        save_episode(self.folders.episode, shown.episode, self.recipe.env, self.policy.words)
-
-    def record(self, metrics: dict[str, Any], bar: tqdm) -> None:
-        """Write one update's metrics and show the most telling ones."""
-        if not self.accelerator.is_main_process:
-            return
-        self.log.write(metrics)
-        shown = {"return": metrics["episode_return"], "success": metrics["success_rate"]}
-        bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
+        """Write one update's metrics, of all ranks, and show the most telling ones."""
+        words = self.policy.words
+        shares = shares_over_ranks(rollout.actions, len(words))
+        rates = episode_rates(gather_object(episodes))
+        if self.accelerator.is_main_process:
+            self.log.write(
+                {
+                    "timesteps": self.timesteps,
+                    **rates,
+                    **measured,
+                    "words": dict(zip(words, shares, strict=True)),
+                }
+            )
+            shown = {"return": rates["episode_return"], "success": rates["success_rate"]}
+            self.bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
 
     def save(self) -> None:
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
@@ -290,20 +270,27 @@ class PPOTrainer:
         if self.accelerator.is_main_process:
             self.log.keep_until(self.timesteps)
 
+    def _is_due(self, every: int) -> bool:
+        """Whether the last rollout completed another ``every`` timesteps, or the run."""
+        before = self.timesteps - self.new_timesteps
+        return (
+            self.timesteps >= self.ppo.total_timesteps or self.timesteps // every > before // every
+        )
+
     def _set_learning_rate(self) -> float:
-        """Set the schedule's learning rates for the next update; the share of them that is left."""
+        """Set both learning rates for the next update; returns the backbone's."""
         left = 1.0
         if self.ppo.lr_schedule == "linear":
             left = 1.0 - self.timesteps / self.ppo.total_timesteps
         rates = (self.ppo.learning_rate, self.ppo.value_learning_rate)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * left
-        return left
+        return self.ppo.learning_rate * left
 
-    def _shuffle(self, epoch: int, samples: int) -> np.ndarray:
-        rank = self.accelerator.process_index
+    def _minibatches(self, epoch: int, samples: int) -> list[np.ndarray]:
+        rank, size = self.accelerator.process_index, self.ppo.batch_size
         rng = derive_rng(self.ppo.seed, "shuffle", rank, self.updates, epoch)
-        return rng.permutation(samples)
+        return np.split(rng.permutation(samples), range(size, samples, size))
 
     def _tensor(self, array_TN: np.ndarray) -> torch.Tensor:
         """(T, N) as a flat tensor on the device: float32, or int64 for indices."""
