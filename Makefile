@@ -6,7 +6,7 @@ MODEL := Qwen/Qwen2-VL-2B-Instruct
 ARGS  :=
 GPUS  := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 
-LAUNCH_0 := --config_file accelerate_configs/cpu.yaml
+LAUNCH_0 := --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process $(shell nproc)
 LAUNCH_1 := --config_file accelerate_configs/single_gpu.yaml
 LAUNCH_N := --config_file accelerate_configs/multi_gpu.yaml --num_processes $(GPUS)
 LAUNCH   := $(BIN)/accelerate launch --quiet \
@@ -43,12 +43,12 @@ install: $(VENV)/.installed  ## make .venv with the pinned packages, and nothing
 
 # torch is asked for by its exact version: a CPU build is then taken where there is one.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@for python in $(PYTHON) python3.11 python3.12 python3; do \
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3); do \
 	  $$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
 	    && found=$$python && break; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "vlm-agent needs Python 3.11 or 3.12, and found neither; name one with PYTHON=/path/to/python3.11" >&2; exit 2; \
+	  echo "vlm-agent needs Python 3.11 or 3.12, and found neither as $(or $(PYTHON),python3); name one with PYTHON=/path/to/python3.11" >&2; exit 2; \
 	fi; \
 	if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then \
 	  echo "a C compiler is needed (robosuite's evdev is built from source); on Debian or Ubuntu: apt-get install gcc libc6-dev" >&2; exit 2; \

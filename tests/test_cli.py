@@ -32,7 +32,14 @@ def run_folder(tmp_path_factory) -> Path:
 
 def test_a_run_leaves_all_it_promises(run_folder: Path):
     run, checkpoints = run_folder / "runs" / "quick", run_folder / "checkpoints"
-    for name in ("recipe.yaml", "metrics.jsonl", "curves.png", "episode.json", "episode.mp4"):
+    for name in (
+        "recipe.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "curves.png",
+        "episode.json",
+        "episode.mp4",
+    ):
         assert (run / name).stat().st_size > 0
     assert list(run.rglob("events.out.tfevents*"))
     assert sorted(p.name for p in checkpoints.iterdir()) == [

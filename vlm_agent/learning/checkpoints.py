@@ -30,6 +30,7 @@ class RunFolders:
         self.run = Path(recipe.ppo.output_dir) / "runs" / self.name
         self.checkpoints = Path(recipe.ppo.output_dir) / "checkpoints"
         self.metrics = self.run / "metrics.jsonl"
+        self.summary = self.run / "summary.json"
         self.curves = self.run / "curves.png"
         self.episode = self.run / "episode.json"
         self.video = self.run / "episode.mp4"
@@ -44,6 +45,19 @@ class RunFolders:
         pattern = re.compile(rf"{re.escape(self.name)}_step(\d+)")
         found = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob("*_step*")]
         return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+    def contents(self) -> dict[str, Path]:
+        """What a finished run leaves, with a label for each."""
+        return {
+            "metrics": self.metrics,
+            "curves": self.curves,
+            "video": self.video,
+            "summary": self.summary,
+            "recipe": self.run / RECIPE_FILE,
+            "wandb": self.run / "wandb",
+            "last policy": (self.steps() or [self.step(0)])[-1],
+            "best policy": self.best,
+        }
 
     def prepare(self, recipe: Recipe) -> None:
         """Make the run's folder and write the resolved recipe into it.

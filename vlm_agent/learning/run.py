@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -47,5 +48,12 @@ def run_training(recipe: Recipe) -> None:
         plot_curves(folders.metrics, trainer.evaluations, folders.curves)
         if folders.episode.is_file():
             film_episode(folders.episode, folders.video)
-        seconds = time.perf_counter() - began
-        print(training_summary(folders.run, trainer.evaluations, folders.steps(), seconds))
+        summary = {
+            "run_name": recipe.ppo.run_name,
+            "timesteps": trainer.timesteps,
+            "num_processes": accelerator.num_processes,
+            "seconds": round(time.perf_counter() - began, 1),
+            "evaluations": trainer.evaluations,
+        }
+        folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
+        print(training_summary(summary, folders.contents()))

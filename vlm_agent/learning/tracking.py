@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from requests.utils import get_netrc_auth
 
+from vlm_agent.errors import UserError
 from vlm_agent.recipes import Recipe
 
 WANDB_URL = "https://api.wandb.ai"
@@ -51,10 +53,19 @@ def tracker_names(recipe: Recipe) -> list[str]:
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, run_folder: Path) -> None:
-    """Start the recipe's trackers; wandb falls back to offline, and says so."""
+    """Start the recipe's trackers; wandb falls back to offline, and says so.
+
+    Raises:
+        UserError: A tracker is not installed.
+    """
     names = tracker_names(recipe)
     if not names:
         return
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(
+                f"report_to: {name} is not installed; pip install 'vlm-agent[{name}]', or none"
+            )
     settings = {
         key: value if isinstance(value, int | float | str) else str(value)
         for key, value in recipe.to_dict().items()

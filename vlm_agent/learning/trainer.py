@@ -82,9 +82,9 @@ class PPOTrainer:
 
     def train(self) -> None:
         """Collect, estimate, update, log; evaluate and save on the way."""
+        if not self.evaluations:
+            self.evaluate()
         with self._progress_bar() as self.bar:
-            if not self.evaluations:
-                self.evaluate()
             while self.timesteps < self.ppo.total_timesteps:
                 began = time.perf_counter()
                 learning_rate = self._set_learning_rate()

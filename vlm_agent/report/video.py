@@ -52,7 +52,7 @@ def episode_strip(
     sheet = Image.new("RGB", (2 * width + 8, rows * (height + 8) - 8), "white")
     for i, picture in enumerate(chosen):
         sheet.paste(picture, ((i % 2) * (width + 8), (i // 2) * (height + 8)))
-    sheet.save(output, optimize=True)
+    sheet.quantize(128).save(output, optimize=True)
 
 
 def _pictures(episode: Episode, config: EnvConfig, words: tuple[str, ...]) -> Iterator[Image.Image]:
