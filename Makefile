@@ -48,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	    && found=$$python && break; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "vlm-agent needs Python 3.11 or 3.12, and found neither as $(or $(PYTHON),python3); name one with PYTHON=/path/to/python3.11" >&2; exit 2; \
+	  echo "vlm-agent needs Python 3.11 or 3.12, and $(or $(PYTHON),python3) is neither; name one with PYTHON=/path/to/python3.11" >&2; exit 2; \
 	fi; \
 	if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then \
 	  echo "a C compiler is needed (robosuite's evdev is built from source); on Debian or Ubuntu: apt-get install gcc libc6-dev" >&2; exit 2; \

@@ -1,6 +1,7 @@
 """A local folder in the format of the hub's Qwen2-VL loads as the hub name does."""
 
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import transformers
 
 from vlm_agent.errors import UserError
+from vlm_agent.policy import loading
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.loading import load_processor
 from vlm_agent.policy.policy import act, build_policy
@@ -112,3 +114,25 @@ def test_another_architecture_is_refused(hub_folder, template, tmp_path):
     transformers.LlamaConfig().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="'llama', expected a 'qwen2_vl'"):
         build_policy(ModelConfig(model_name_or_path=str(tmp_path)), template, 0)
+
+
+@pytest.fixture
+def ask_hub(monkeypatch):
+    """``hub_is_reachable`` for an endpoint, as if asked for the first time."""
+
+    def ask(endpoint: str, offline: bool = False, proxies: dict | None = None) -> bool:
+        monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(loading.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(loading, "getproxies", lambda: proxies or {})
+        return loading.hub_is_reachable.__wrapped__(timeout=1.0)
+
+    return ask
+
+
+def test_hub_is_asked_with_one_connection(ask_hub):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert ask_hub(endpoint)
+        assert not ask_hub(endpoint, offline=True)
+    assert not ask_hub(endpoint)  # nobody listens any more
+    assert ask_hub(endpoint, proxies={"https": "http://127.0.0.1:9"})

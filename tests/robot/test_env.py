@@ -183,9 +183,14 @@ def test_unknown_names_are_refused_with_the_nearest(settings: dict, message: str
         LanguageActionEnv(EnvConfig(**settings))
 
 
-def test_another_arm_by_name():
-    env = LanguageActionEnv(EnvConfig(task="Lift", robot="UR5e", frame_size=56))
-    env.reset(seed=0)
+@pytest.mark.parametrize(
+    ("task", "robot"), [("Lift", "UR5e"), ("Lift", "Jaco"), ("Stack", "Panda"), ("Door", "Panda")]
+)
+def test_other_tasks_and_arms_by_name(task: str, robot: str):
+    env = LanguageActionEnv(EnvConfig(task=task, robot=robot, frame_size=56))
+    observation, info = env.reset(seed=0)
+    assert 0 <= info["staged_reward"] < 0.2
+    assert observation["image"].std() > 10
     start = env.scene.gripper_position
     for _ in range(4):
         env.step(WORD["left"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import peft
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlm_agent.errors import UserError
@@ -76,7 +81,11 @@ def _from_pretrained(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
         raise UserError(f"model_name_or_path: no model in the folder {name!r} (no config.json)")
     try:
         return cls.from_pretrained(
-            str(path) if is_path else name, revision=revision, trust_remote_code=False, **kwargs
+            str(path) if is_path else name,
+            revision=revision,
+            trust_remote_code=False,
+            local_files_only=is_path or not hub_is_reachable(),
+            **kwargs,
         )
     except (OSError, ValueError) as error:
         if is_path:
@@ -86,3 +95,22 @@ def _from_pretrained(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
             "cache: give a local folder (MODEL=/path/to/folder, --model_name_or_path) or run the "
             "built-in model (MODEL=tiny)"
         ) from error
+
+
+@functools.cache
+def hub_is_reachable(timeout: float = 5.0) -> bool:
+    """Whether the hub's host answers; asked once, since its client would retry for minutes.
+
+    Behind a proxy the host cannot be asked directly, and the client is left to find out.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True
+    url = urlsplit(constants.ENDPOINT)
+    port = url.port or (80 if url.scheme == "http" else 443)
+    try:
+        with socket.create_connection((url.hostname, port), timeout):
+            return True
+    except OSError:
+        return False

@@ -75,7 +75,7 @@ class VLMPolicy(nn.Module):
             hidden_size = self.inner_model.config.get_text_config().hidden_size
             self.value_head = ValueHead(hidden_size, config.value_head_width)
         if config.gradient_checkpointing:
-            self.inner_model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.inner_model.activation_checkpointing_enable({"use_reentrant": False})
 
     @property
     def inner_model(self) -> PreTrainedModel:

@@ -130,7 +130,7 @@ class RobotScene:
 
     def staged_reward(self) -> float:
         """The staged reward that robosuite gives the present state, in [0, 1]; 1 on success."""
-        return float(self.env.reward())
+        return float(self.env.reward(None))
 
     def is_success(self) -> bool:
         """Whether robosuite counts the task as solved."""
