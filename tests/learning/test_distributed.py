@@ -75,8 +75,11 @@ def test_rank_0_alone_writes_and_counts_everyone(reports):
 
 
 def test_two_processes_that_silently_became_one_are_an_error(tmp_path):
-    arguments = ["--cpu", "--num_processes", "2", "-m", "vlm_agent.train", "--output_dir", "."]
-    result = launch(arguments, ROOT)
+    small = (
+        "--total_timesteps 2 --rollout_steps 2 --num_envs 1 --batch_size 2 --num_eval_episodes 0"
+    )
+    arguments = ["--cpu", "--num_processes", "2", "-m", "vlm_agent.train", *small.split()]
+    result = launch([*arguments, "--output_dir", str(tmp_path)], ROOT)
     assert result.returncode != 0
     assert "asked for several processes, but accelerate runs 1" in result.stderr
     assert "cpu_2proc.yaml" in result.stderr
