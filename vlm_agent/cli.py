@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent import __version__
-from vlm_agent.errors import UserError, exit_on_user_error
+from vlm_agent.entry import run_command
+from vlm_agent.errors import UserError
 
 EPILOG = """
 train:  accelerate launch --config_file accelerate_configs/cpu.yaml \\
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    sys.exit(exit_on_user_error(main))
+    sys.exit(run_command(main))
 
 
 def _add_eval(commands: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Something the user can fix. The message says what, where, and what was expected.
 
-    Command-line entry points print it without a traceback and exit with code 2.
+    Commands print it without a traceback and exit with code 2 (:mod:`vlm_agent.entry`).
     """
 
 
@@ -28,15 +27,3 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     if close:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(repr(c) for c in close)}?"
     return f"unknown {kind} {name!r}; valid names are: {', '.join(valid)}"
-
-
-def exit_on_user_error(main: Callable[[], int | None]) -> int:
-    """Run ``main``; turn a :class:`UserError` into a message on stderr and exit code 2."""
-    try:
-        return main() or 0
-    except UserError as error:
-        print(f"vlm-agent: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vlm-agent: interrupted", file=sys.stderr)
-        return 130

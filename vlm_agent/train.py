@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from vlm_agent.errors import exit_on_user_error
+from vlm_agent.entry import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,4 +25,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main))
+    sys.exit(run_command(main))
