@@ -6,6 +6,8 @@ import json
 import os
 import time
 
+from transformers.utils.logging import disable_progress_bar
+
 from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
 from vlm_agent.learning.launch import cores_per_process, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
@@ -24,6 +26,7 @@ def run_training(recipe: Recipe) -> None:
     Raises:
         UserError: The launch, the model or the run's folder is not as the recipe needs it.
     """
+    disable_progress_bar()  # of loading and saving weights; the run has its own
     folders = RunFolders(recipe)
     accelerator = start_accelerator(tracker_names(recipe), str(folders.run))
     began = time.perf_counter()

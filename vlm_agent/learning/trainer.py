@@ -90,7 +90,9 @@ class PPOTrainer:
                 learning_rate = self._set_learning_rate()
                 rollout, episodes = self.collect()
                 collected = time.perf_counter()
+                self.bar.set_description("updating")
                 losses = self.update(rollout)
+                self.bar.set_description("training")
                 updated = time.perf_counter()
                 times = {
                     "words_per_s": self.new_timesteps / (updated - began),
@@ -304,6 +306,7 @@ class PPOTrainer:
             desc="training",
             unit="word",
             mininterval=0.5,
+            smoothing=0,  # words come in bursts, between updates: only the average tells the time
             disable=not self.accelerator.is_main_process,
         )
 
