@@ -43,9 +43,10 @@ install: $(VENV)/.installed  ## make .venv with the pinned packages, and nothing
 
 # torch is asked for by its exact version: a CPU build is then taken where there is one.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@for python in $(or $(PYTHON),python3.11 python3.12 python3); do \
-	  $$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
-	    && found=$$python && break; \
+	@supported() { $$1 -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }; \
+	if [ -z "$(PYTHON)" ] && supported $(BIN)/python; then exit 0; fi; \
+	for python in $(or $(PYTHON),python3.11 python3.12 python3); do \
+	  if supported $$python; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
 	  echo "vlm-agent needs Python 3.11 or 3.12, and $(or $(PYTHON),python3) is neither; name one with PYTHON=/path/to/python3.11" >&2; exit 2; \
@@ -54,7 +55,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  echo "a C compiler is needed (robosuite's evdev is built from source); on Debian or Ubuntu: apt-get install gcc libc6-dev" >&2; exit 2; \
 	fi; \
 	echo "installing into $(VENV) with $$($$found --version) (a few minutes)" && \
-	$$found -m venv $(VENV)
+	$$found -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,wandb,tensorboard]" --constraint constraints.txt
 	@touch $@
