@@ -55,16 +55,21 @@ def test_shipped_templates_differ_in_length():
 
 
 BAD = {
-    "no image": ("{{ task }}", "exactly once, found 0"),
-    "two images": ("{{ image }}{{ image }}", "exactly once, found 2"),
+    "no image": ("{{ task }}", "exactly once, .*found 0"),
+    "two images": ("{{ image }}{{ image }}", "exactly once, .*found 2"),
     "image in a branch": (
         "{% if gripper == 'open' %}{{ image }}{% endif %}",
-        "exactly once, found 0",
+        "outside of conditions and loops; it stands in one",
     ),
-    "image twice after one word": (
-        "{{ image }}{% if last_action == 'left' %}{{ image }}{% endif %}",
-        "exactly once, found 2",
+    "image in a choice": ("{{ image if step else task }}", "outside of conditions"),
+    "image in a loop": ("{% for i in range(2) %}{{ image }}{% endfor %}", "outside of conditions"),
+    "image in a variable": ("{% set x = image %}{{ x }}{{ x }}", "outside of conditions"),
+    "image twice at a later step": (
+        "{{ image }}{% if step == 7 %}{{ image }}{% endif %}",
+        "exactly once, .*found 2",
     ),
+    "broken at a later step": ("{{ image }}{{ 1 / (step - 3) }}", "cannot be rendered: division"),
+    "changed list": ("{{ image }}{{ actions.append('x') }}", "cannot be rendered.*unsafe"),
     "unknown variable": ("{{ image }}{{ griper }}", "unknown variable 'griper'.*'gripper'"),
     "syntax": ("{{ image }}\n{{ task ", "line 2"),
     "special token": ("{{ image }}<|im_end|>", r"special token '<\|im_end\|>'"),

@@ -114,6 +114,12 @@ def test_flags_override_the_recipe():
     assert recipe.ppo.total_timesteps == read_yaml(Path(path))["total_timesteps"]
 
 
+@pytest.mark.parametrize("text", ["[1", "x: y: z", "{a: 1, a: 2}"])
+def test_flags_that_are_no_yaml_are_reported_with_the_others(text: str):
+    with pytest.raises(UserError, match="2 problems(.|\n)*seed: (.|\n)*gamma: 2"):
+        load_recipe(["--seed", text, "--gamma", "2"])
+
+
 def test_defaults_are_the_documented_ones():
     ppo = PPOConfig()
     assert (ppo.total_timesteps, ppo.rollout_steps, ppo.learning_rate) == (100_000, 128, 3e-5)

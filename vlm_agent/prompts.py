@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 import jinja2.sandbox
 
 from vlm_agent.actions import DEFAULT_WORDS
@@ -87,7 +87,10 @@ class PromptTemplate:
             "step": fact["step"],
             "words_left": fact["words_left"],
         }
-        return _compile(self.source).render(values).strip()
+        try:
+            return _compile(self.source).render(values).strip()
+        except Exception as error:  # whatever a template's own code may raise
+            raise UserError(f"the template cannot be rendered: {error} ({fact})") from None
 
     def _problems(self) -> list[str]:
         try:
@@ -96,6 +99,11 @@ class PromptTemplate:
             return [f"line {error.lineno}: {error.message}"]
         unknown = jinja2.meta.find_undeclared_variables(tree) - set(VARIABLES)
         problems = [unknown_name("variable", name, VARIABLES) for name in sorted(unknown)]
+        if (places := _image_places(tree)) != [True]:
+            found = f"found {len(places)} of them" if len(places) != 1 else "it stands in one"
+            problems.append(
+                f"{{{{ image }}}} must stand exactly once, outside of conditions and loops; {found}"
+            )
         texts = {"the template": self.source, "task": self.task, "robot": self.robot}
         texts |= {f"the action word {word!r}": word for word in self.words}
         for place, text in texts.items():
@@ -106,15 +114,24 @@ class PromptTemplate:
         return problems or self._rendering_problems()
 
     def _rendering_problems(self) -> list[str]:
-        """Render with every kind of facts, since conditions may hide the picture."""
-        for gripper, said in itertools.product((0, 1), range(len(self.words) + 1)):
-            try:
-                text = self._render((gripper, said, 0, 1))
-            except Exception as error:  # whatever a template's own code may raise
-                return [f"the template cannot be rendered: {error}"]
-            if (count := text.count(_PICTURE)) != 1:
-                return [f"{{{{ image }}}} must stand exactly once, found {count} of them"]
+        """Render with every kind of facts, and with the steps of a usual episode."""
+        none, usual = len(self.words), 120
+        kinds = [(grip, said, 0, usual) for grip in (0, 1) for said in range(none + 1)]
+        steps = [(0, none, step, usual - step) for step in range(usual + 1)]
+        try:
+            for facts in kinds + steps:
+                self._render(facts)
+        except UserError as error:
+            return [str(error)]
         return []
+
+
+def _image_places(node: jinja2.nodes.Node, plain: bool = True) -> list[bool]:
+    """For each ``image`` in a template, whether it is sure to be rendered exactly once."""
+    if isinstance(node, jinja2.nodes.Name) and node.name == "image":
+        return [plain]
+    plain = plain and isinstance(node, jinja2.nodes.Template | jinja2.nodes.Output)
+    return [place for child in node.iter_child_nodes() for place in _image_places(child, plain)]
 
 
 def load_template_source(name: str, search: Sequence[Path] = ()) -> str:

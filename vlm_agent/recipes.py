@@ -283,4 +283,7 @@ def _from_text(key: str, text: Any) -> Any:
         return None
     if str in (hint, *typing.get_args(hint)) or typing.get_origin(hint) is list:
         return text
-    return parse_yaml(text)
+    try:
+        return parse_yaml(text)
+    except (yaml.YAMLError, UserError):
+        return text  # no value of any type; make_recipe says so with the key

@@ -39,11 +39,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         hint = unknown_name("recipe", str(path), siblings) if siblings else "no such file"
-        raise UserError(f"--config {path}: {hint}")
+        raise UserError(f"{path}: {hint}")
     try:
         values = parse_yaml(path.read_text())
     except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not valid YAML: {error}") from None
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected lines of 'key: value'")
+        raise UserError(f"{path}: expected lines of 'key: value'")
     return values

@@ -4,8 +4,10 @@ import pytest
 
 from tests.learning.worlds import ColourPool
 from vlm_agent.actions import DEFAULT_WORDS
+from vlm_agent.learning import evaluation as evaluation_module
 from vlm_agent.learning.evaluation import episode_rates, evaluate, summarize, wilson_interval
 from vlm_agent.learning.rollout import EpisodeRecord
+from vlm_agent.policy.policy import act
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (57, 200)])
@@ -54,3 +56,15 @@ def test_another_seed_plays_other_episodes(policy):
     two = evaluate(policy, ColourPool(2), range(2), 8, False)
     assert {r.seed for r in one.values()}.isdisjoint(r.seed for r in two.values())
     assert [r.actions for r in one.values()] != [r.actions for r in two.values()]
+
+
+def test_sampling_draws_another_number_for_every_episode_and_step(policy, monkeypatch):
+    drawn = []
+
+    def note(policy, observations, uniforms):
+        drawn.extend(uniforms)
+        return act(policy, observations, uniforms)
+
+    monkeypatch.setattr(evaluation_module, "act", note)
+    evaluate(policy.eval(), ColourPool(2, horizon=3), range(4), 0, greedy=False)
+    assert len(drawn) == len(set(drawn)) == 4 * 3

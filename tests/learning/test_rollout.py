@@ -5,8 +5,9 @@ import pytest
 from torch import nn
 
 from tests.learning.worlds import ColourPool, ScriptedPool
+from vlm_agent.learning import rollout as rollout_module
 from vlm_agent.learning.rollout import RolloutCollector
-from vlm_agent.policy.policy import predict_values
+from vlm_agent.policy.policy import act, predict_values
 from vlm_agent.robot.episode import Episode
 from vlm_agent.seeding import derive_seed
 
@@ -106,3 +107,18 @@ def test_a_replay_that_differs_is_an_error(speaker):
     pool.COLOURS = ((0, 0, 0), (1, 1, 1))
     with pytest.raises(RuntimeError, match="differs"):
         collector.take_up()
+
+
+def test_every_step_and_rank_draws_its_own_numbers(speaker, monkeypatch):
+    drawn = []
+
+    def note(policy, observations, uniforms):
+        drawn.append(tuple(uniforms))
+        return act(policy, observations, uniforms)
+
+    monkeypatch.setattr(rollout_module, "act", note)
+    for rank in (0, 1):
+        collector = RolloutCollector(ColourPool(2), seed=0, rank=rank)
+        collector.collect_rollout(speaker, 3)
+    numbers = [number for step in drawn for number in step]
+    assert len(numbers) == len(set(numbers)) == 2 * 3 * 2

@@ -15,7 +15,7 @@ from tests.learning.worlds import ColourPool
 from vlm_agent.errors import UserError
 from vlm_agent.learning import trainer as trainer_module
 from vlm_agent.learning.advantages import generalized_advantages
-from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
+from vlm_agent.learning.checkpoints import RunFolders, check_same_run
 from vlm_agent.learning.rollout import RolloutCollector
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy, build_policy
@@ -70,7 +70,7 @@ def without_times(metrics: list[dict]) -> list[dict]:
 LEARNING = {
     "num_envs": 8,
     "rollout_steps": 8,
-    "total_timesteps": 512,
+    "total_timesteps": 768,
     "batch_size": 32,
     "n_epochs": 4,
     "learning_rate": 2e-3,
@@ -97,7 +97,7 @@ def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, monkeypatch, 
     assert share_of_right_words(trainer) < 0.3
     trainer.train()
     if sign > 0:
-        assert share_of_right_words(trainer) > 0.7
+        assert share_of_right_words(trainer) > 0.5
     else:
         assert share_of_right_words(trainer) < 0.05
 
@@ -216,10 +216,16 @@ def test_linear_schedule_falls_to_zero_for_both_learning_rates(recipe_for):
     assert seen[-1] == pytest.approx([1e-3 / 3, 2e-3 / 3])
 
 
-def test_one_step_is_the_gradient_of_the_documented_loss(recipe_for):
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalised", "raw"])
+def test_one_step_is_the_gradient_of_the_documented_loss(recipe_for, normalize):
     """Policy + value_coef * value − entropy_coef * entropy, recomputed here term by term."""
     recipe = recipe_for(
-        batch_size=32, n_epochs=1, max_grad_norm=1e9, value_coef=0.7, entropy_coef=0.3
+        batch_size=32,
+        n_epochs=1,
+        max_grad_norm=1e9,
+        value_coef=0.7,
+        entropy_coef=0.3,
+        normalize_advantage=normalize,
     )
     trainer = trainer_for(recipe)
     nn.init.normal_(trainer.policy.value_head.output.weight)
@@ -234,7 +240,9 @@ def test_one_step_is_the_gradient_of_the_documented_loss(recipe_for):
         recipe.ppo.gamma,
         recipe.ppo.gae_lambda,
     )
-    normal = torch.from_numpy((advantages - advantages.mean()) / advantages.std()).float().flatten()
+    if normalize:
+        advantages = (advantages - advantages.mean()) / advantages.std()
+    normal = torch.from_numpy(advantages).float().flatten()
     output = trainer.policy(**trainer.policy.encode(rollout.observations.flatten()))
     log_probs = torch.log_softmax(output.logits, -1)
     chosen = log_probs[torch.arange(32), torch.from_numpy(rollout.actions).flatten()]
@@ -299,7 +307,7 @@ def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, us
 def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
     recipe = recipe_for(num_eval_episodes=1)
     trainer = trainer_for(recipe)
-    results = iter([(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.2, 9.0)])
+    results = iter([(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.5, 2.0), (0.2, 9.0)])
     kept = []
 
     def fake_summary(records, words, **about):
@@ -307,12 +315,12 @@ def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
         return {**about, "success_rate": success, "mean_return": episode_return, "episodes": []}
 
     monkeypatch.setattr(trainer_module, "summarize", fake_summary)
-    for _ in range(5):
+    for _ in range(6):
         trainer.timesteps += 1
         trainer.evaluate()
         state = json.loads((RunFolders(recipe).best / "trainer_state.json").read_text())
         kept.append(state["timesteps"])
-    assert kept == [1, 2, 2, 4, 4]
+    assert kept == [1, 2, 2, 4, 4, 4]  # a tie keeps the earlier one
 
 
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
@@ -333,22 +341,53 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
     assert not Path(RunFolders(again).metrics).exists()
 
 
-def test_resuming_another_policy_or_shape_is_refused(recipe_for):
+def test_resuming_another_world_or_policy_is_refused(recipe_for):
     recipe = recipe_for(save_freq=96)
     trainer = trainer_for(recipe)
     trainer.train()
-    changed = recipe_for(
-        resume_from="latest", value_head_width=8, prompt_template="prompts/guided.jinja"
-    )
-    with pytest.raises(UserError, match="differs .*value_head_width, prompt_template"):
-        check_same_policy(trainer.policy, changed)
-    check_same_policy(trainer.policy, recipe)
-    wider = recipe_for(resume_from="latest", num_envs=5)
-    with pytest.raises(UserError, match="1 processes with 4 environments each; now .* 5"):
-        trainer_for(wider).resume()
+    folder = RunFolders(recipe).steps()[-1]
+    changed = {
+        "value_head_width": 8,
+        "horizon": 7,
+        "gamma": 0.5,
+        "num_envs": 5,
+        "seed": 1,
+        "prompt_template": "prompts/guided.jinja",
+    }
+    with pytest.raises(UserError) as caught:
+        check_same_run(folder, trainer.policy, recipe_for(**changed))
+    for key in changed:
+        assert key in str(caught.value)
+    check_same_run(folder, trainer.policy, recipe_for(learning_rate=1e-5, n_epochs=9))
+
+
+def test_resuming_finds_the_runs_own_checkpoints_only(recipe_for, tmp_path):
+    recipe = recipe_for(save_freq=96)
+    trainer_for(recipe).train()
+    folder = RunFolders(recipe).steps()[-1]
+
+    def resume_folder(**settings):
+        wanted = recipe_for(**settings)
+        return RunFolders(wanted).resume_folder(wanted)
+
+    assert resume_folder() is None
+    assert resume_folder(resume_from="latest") == resume_folder(resume_from=str(folder)) == folder
     with pytest.raises(UserError, match="resume_from: no checkpoint in '/nowhere'"):
-        nowhere = recipe_for(resume_from="/nowhere")
-        RunFolders(nowhere).resume_folder(nowhere)
+        resume_folder(resume_from="/nowhere")
     with pytest.raises(UserError, match="resume_from: there is no checkpoint"):
-        unknown = recipe_for(resume_from="latest", run_name="never-run")
-        RunFolders(unknown).resume_folder(unknown)
+        resume_folder(resume_from="latest", run_name="never-run")
+    with pytest.raises(UserError, match="is no checkpoint of the run 'other'"):
+        resume_folder(resume_from=str(folder), run_name="other")
+
+
+def test_minibatches_are_a_fresh_partition_each_time(recipe_for):
+    trainer = trainer_for(recipe_for(batch_size=5))
+    orders = []
+    for updates, epoch in [(0, 0), (0, 1), (1, 0)]:
+        trainer.updates = updates
+        parts = trainer._minibatches(epoch, 32)
+        assert [len(part) for part in parts] == [5] * 6 + [2]
+        orders.append(np.concatenate(parts).tolist())
+        assert sorted(orders[-1]) == list(range(32))
+        assert orders[-1] != list(range(32))
+    assert orders[0] != orders[1] != orders[2] != orders[0]

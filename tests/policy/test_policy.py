@@ -93,9 +93,17 @@ def test_lora_leaves_frozen_weights_untouched(make_policy, make_observations):
         assert changed == parameter.requires_grad, name
 
 
-def test_unknown_lora_modules_are_refused(make_policy):
+@pytest.mark.parametrize("name", ["qq_proj", "qkv", "("])  # qkv is the vision tower's
+def test_lora_modules_that_the_language_model_lacks_are_refused(make_policy, name: str):
     with pytest.raises(UserError, match="lora_target_modules"):
-        make_policy(use_peft=True, lora_target_modules=["qq_proj"])
+        make_policy(use_peft=True, lora_target_modules=[name])
+
+
+def test_lora_never_reaches_the_vision_tower(make_policy):
+    policy = make_policy(use_peft=True, lora_target_modules=["q_proj", "qkv"])
+    adapted = [n for n, p in policy.backbone.named_parameters() if p.requires_grad]
+    assert len(adapted) == 2 * 3
+    assert not any("visual" in name for name in adapted)
 
 
 def test_value_head_starts_at_zero_in_float32():

@@ -196,3 +196,29 @@ def test_other_tasks_and_arms_by_name(task: str, robot: str):
         env.step(WORD["left"])
     assert (env.scene.gripper_position - start)[1] > 0.08
     env.close()
+
+
+def test_pushing_against_the_table_does_not_wind_the_target_up(can_env):
+    can_env.reset(seed=0)
+    for _ in range(20):
+        can_env.step(WORD["down"])
+    bottom = can_env.scene.gripper_position[2]
+    for _ in range(4):
+        can_env.step(WORD["up"])
+    assert can_env.scene.gripper_position[2] - bottom > 0.02
+
+
+@pytest.mark.parametrize(("controller_hz", "calls"), [(100, 20), (500, 100)])
+def test_the_controller_runs_at_its_own_rate(monkeypatch, controller_hz: int, calls: int):
+    config = EnvConfig(task="Lift", frame_size=56, controller_hz=controller_hz)
+    env = LanguageActionEnv(config)
+    env.reset(seed=0)
+    control, goals = env.scene.robot.control, []
+    monkeypatch.setattr(
+        env.scene.robot,
+        "control",
+        lambda action, policy_step: (goals.append(policy_step), control(action, policy_step)),
+    )
+    env.step(WORD["left"])  # 4 control steps of 25 physics steps
+    assert (len(goals), sum(goals)) == (calls, 4)
+    env.close()

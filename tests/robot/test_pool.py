@@ -35,6 +35,7 @@ def test_answers_come_in_the_order_asked_for():
         back = pool.reset({1: Episode(1, (4,)), 0: Episode(0, ())})
         assert ahead.facts[:, 2].tolist() == [0, 1]
         assert np.array_equal(ahead.frames[::-1], back.frames)
+        assert pool.step({1: 0, 0: 3}).observations.facts[:, 1].tolist() == [0, 3]
 
 
 def test_a_failing_worker_shows_its_own_traceback():

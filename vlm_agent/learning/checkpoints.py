@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlm_agent.errors import UserError
+from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
 from vlm_agent.robot.config import EnvConfig
@@ -59,23 +60,34 @@ class RunFolders:
             "best policy": self.best,
         }
 
-    def prepare(self, recipe: Recipe) -> None:
-        """Make the run's folder and write the resolved recipe into it.
+    def check_new(self, recipe: Recipe) -> None:
+        """Refuse to write over an earlier run.
 
         Raises:
             UserError: A run of this name exists, and the recipe neither resumes nor overwrites it.
         """
-        old = [self.run, self.best, *self.steps()]
-        if recipe.ppo.resume_from is None and any(path.exists() for path in old):
-            if not recipe.ppo.overwrite:
-                raise UserError(
-                    f"run_name: there is a run {self.name!r} already ({self.run}); choose another "
-                    "name, or give --resume_from latest or --overwrite true"
-                )
-            for path in old:
+        fresh = recipe.ppo.resume_from is None and not recipe.ppo.overwrite
+        if fresh and any(path.exists() for path in self._all()):
+            raise UserError(
+                f"run_name: there is a run {self.name!r} already ({self.run}); choose another "
+                "name, or give --resume_from latest or --overwrite true"
+            )
+
+    def prepare(self, recipe: Recipe) -> None:
+        """Make the run's folder, with the resolved recipe in it, in place of an overwritten one.
+
+        Raises:
+            UserError: As for :meth:`check_new`.
+        """
+        self.check_new(recipe)
+        if recipe.ppo.resume_from is None:
+            for path in self._all():
                 shutil.rmtree(path, ignore_errors=True)
         self.run.mkdir(parents=True, exist_ok=True)
         (self.run / RECIPE_FILE).write_text(recipe.to_yaml())
+
+    def _all(self) -> list[Path]:
+        return [self.run, self.best, *self.steps()]
 
     def resume_folder(self, recipe: Recipe) -> Path | None:
         """The checkpoint to resume from, if the recipe names one.
@@ -92,8 +104,10 @@ class RunFolders:
                     f"resume_from: there is no checkpoint {self.checkpoints / self.name}_step*"
                 )
             return self.steps()[-1]
-        if not (Path(wanted) / STATE_FILE).is_file():
-            raise UserError(f"resume_from: no checkpoint in {wanted!r} (no {STATE_FILE})")
+        if not (Path(wanted) / OPTIMIZER_FILE).is_file():
+            raise UserError(f"resume_from: no checkpoint in {wanted!r} (no {OPTIMIZER_FILE})")
+        if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
+            raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
         return Path(wanted)
 
 
@@ -124,20 +138,28 @@ def save_checkpoint(
     partial.rename(folder)
 
 
-def check_same_policy(policy: VLMPolicy, recipe: Recipe) -> None:
-    """Refuse to resume with a recipe that describes another policy than the checkpoint holds.
+def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
+    """Refuse to resume with a recipe that describes another world or policy.
+
+    What may change is how to learn: learning rates, epochs, how long, how often to evaluate.
+
+    Args:
+        folder: The checkpoint.
+        policy: Its policy.
+        recipe: What it is to be resumed with.
 
     Raises:
         UserError: Naming the settings that differ.
     """
-    saved, wanted = asdict(policy.config), asdict(recipe.model)
-    different = [key for key in wanted if wanted[key] != saved[key]]
+    saved, wanted = read_yaml(folder / RECIPE_FILE), recipe.to_dict()
+    fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
+    fixed += ["seed", "gamma", "num_envs"]
+    different = [key for key in fixed if saved[key] != wanted[key]]
     if policy.encoder.template != recipe.template:
         different.append("prompt_template, task_description or action_words")
     if different:
         raise UserError(
-            f"resume_from: the checkpoint's policy differs from the recipe's in "
-            f"{', '.join(different)}"
+            f"resume_from: {folder} was written by a run that differs in {', '.join(different)}"
         )
 
 

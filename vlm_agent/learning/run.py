@@ -8,7 +8,7 @@ import time
 
 from transformers.utils.logging import disable_progress_bar
 
-from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
+from vlm_agent.learning.checkpoints import RunFolders, check_same_run
 from vlm_agent.learning.launch import cores_per_process, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
 from vlm_agent.learning.trainer import PPOTrainer
@@ -30,10 +30,11 @@ def run_training(recipe: Recipe) -> None:
     folders = RunFolders(recipe)
     accelerator = start_accelerator(tracker_names(recipe), str(folders.run))
     began = time.perf_counter()
+    folders.check_new(recipe)
     resume_folder = folders.resume_folder(recipe)
     if resume_folder is not None:
         policy = VLMPolicy.from_pretrained(resume_folder)
-        check_same_policy(policy, recipe)
+        check_same_run(resume_folder, policy, recipe)
     else:
         policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed)
     if accelerator.is_main_process:

@@ -251,18 +251,14 @@ class PPOTrainer:
         """Go on from the recipe's checkpoint, whose policy has been loaded already.
 
         Raises:
-            UserError: It was written by another number of processes or environments.
+            UserError: It was written by another number of processes.
         """
         folder = self.folders.resume_folder(self.recipe)
         assert folder is not None
         state = load_trainer_state(folder)
-        shape = [len(c["running"]) for c in state["collectors"]]
-        if shape != [self.ppo.num_envs] * self.accelerator.num_processes:
-            raise UserError(
-                f"resume_from: {folder} was written by {len(shape)} processes with {shape[0]} "
-                f"environments each; now there are {self.accelerator.num_processes} with "
-                f"{self.ppo.num_envs}"
-            )
+        ranks, now = len(state["collectors"]), self.accelerator.num_processes
+        if ranks != now:
+            raise UserError(f"resume_from: {folder} is of {ranks} processes, now there are {now}")
         self.optimizer.load_state_dict(
             torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, seed: int) -> peft.Pef
     Raises:
         UserError: No layer matches ``lora_target_modules``.
     """
-    names = "|".join(config.lora_target_modules)
+    names = "|".join(re.escape(name) for name in config.lora_target_modules)
     lora = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,

@@ -66,9 +66,6 @@ class RobotScene:
         # The placement samplers share this generator object, so its state is set in place.
         self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self.env.reset()
-        for gripper in self.robot.gripper.values():
-            # robosuite forgets this in a soft reset; the last episode would reach into this one.
-            gripper.current_action = np.zeros_like(gripper.current_action)
         self.gripper_closed = False
         self.target_position = self.gripper_position
         self._target_rotvec = _rotation_vector(self._site_matrix())
