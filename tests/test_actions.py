@@ -24,10 +24,12 @@ def test_unknown_word_names_the_nearest():
         ActionVocabulary().index("forwards")
 
 
-@pytest.mark.parametrize("index", [-1, 8])
-def test_word_out_of_range(index: int):
+@pytest.mark.parametrize("index", [-1, 8, 0.0, "up", None])
+def test_index_out_of_range(index: object):
     with pytest.raises(UserError, match="out of range"):
         ActionVocabulary().word(index)
+    with pytest.raises(UserError, match="out of range"):
+        ActionVocabulary().motion(index)
 
 
 @pytest.mark.parametrize(

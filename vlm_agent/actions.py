@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from vlm_agent.errors import UserError, unknown_name
 
@@ -67,11 +68,22 @@ class ActionVocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def word(self, index: int) -> str:
+    def word(self, index: SupportsIndex) -> str:
         """The word of an action index. Raises ``UserError`` where there is none."""
-        if not 0 <= index < len(self.words):
-            raise UserError(f"action {index} is out of range: the words are 0 to {len(self) - 1}")
-        return self.words[index]
+        return self.words[self._checked(index)]
+
+    def motion(self, index: SupportsIndex) -> Motion:
+        """The motion of an action index. Raises ``UserError`` where there is none."""
+        return MOTIONS[self._checked(index)]
+
+    def _checked(self, index: SupportsIndex) -> int:
+        try:
+            number = operator.index(index)
+        except TypeError:
+            number = -1
+        if not 0 <= number < len(self):
+            raise UserError(f"action {index!r} is out of range: the words are 0 to {len(self) - 1}")
+        return number
 
     def index(self, word: str) -> int:
         """The action index of a word. Raises ``UserError`` naming the nearest words."""

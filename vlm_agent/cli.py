@@ -68,11 +68,13 @@ def _add_eval(commands: Any) -> None:
 def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
     import torch
     from tqdm import tqdm
+    from transformers.utils.logging import disable_progress_bar
 
     from vlm_agent.learning.checkpoints import load_policy
     from vlm_agent.learning.evaluation import evaluate, summarize
     from vlm_agent.robot.pool import EnvPool
 
+    disable_progress_bar()  # of loading weights
     policy, env, gamma = load_policy(arguments.policy)
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     count = arguments.num_eval_episodes

@@ -163,8 +163,8 @@ def test_time_limit_truncates_and_success_does_not():
     assert (terminated, truncated) == (True, False)
 
 
-@pytest.mark.parametrize("action", [8, -1, 100])
-def test_a_word_out_of_range_is_refused(can_env, action: int):
+@pytest.mark.parametrize("action", [8, -1, 100, 1.0, "up"])
+def test_a_word_out_of_range_is_refused(can_env, action: object):
     can_env.reset(seed=0)
     with pytest.raises(UserError, match="the words are 0 to 7"):
         can_env.step(action)

@@ -9,8 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.errors import UserError
+from vlm_agent.actions import MOTIONS, ActionVocabulary
 from vlm_agent.robot.camera import SceneCamera
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.scene import RobotScene, Stage
@@ -28,9 +27,10 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
     facts a prompt may use: ``gripper_closed`` (0 or 1), ``last_action`` (an action index, or
     :data:`NO_WORD`), ``step`` (words said) and ``words_left``.
 
-    Action: ``Discrete(8)``. ``terminated`` on success, ``truncated`` after ``horizon`` words.
-    ``info`` has ``is_success``, ``stage`` (the highest :class:`Stage` so far, as a lower-case
-    name), ``staged_reward`` (robosuite's, undiscounted) and ``seed`` (the episode's).
+    Action: ``Discrete(8)``, in the order of ``vocabulary.words``. ``terminated`` on success,
+    ``truncated`` after ``horizon`` words. ``info`` has ``is_success``, ``stage`` (the highest
+    :class:`Stage` so far, as a lower-case name), ``staged_reward`` (robosuite's, undiscounted) and
+    ``seed`` (the episode's).
 
     The ``progress`` reward is potential-based (Ng, Harada & Russell 1999): γΦ(s′) − Φ(s), where Φ
     is robosuite's staged reward (reach, grasp, lift, hover), plus ``success_bonus`` on success.
@@ -56,6 +56,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.config = dataclasses.replace(config or EnvConfig(), **overrides)
         self.gamma = gamma
         self.render_mode = render_mode
+        self.vocabulary = ActionVocabulary()
         self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
         self._camera = SceneCamera(
             self.scene.env.sim, self.scene.camera_name, self.config.frame_size, self.config.camera
@@ -101,11 +102,8 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
 
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
         """Move by one word; the reward, and whether the task is done."""
-        if not self.action_space.contains(action):
-            raise UserError(
-                f"action {action!r} is out of range: the words are 0 to {len(MOTIONS) - 1}"
-            )
-        self.scene.move(MOTIONS[action], self.config.step_size, self.config.control_steps)
+        motion = self.vocabulary.motion(action)
+        self.scene.move(motion, self.config.step_size, self.config.control_steps)
         self._step += 1
         self._last_action = int(action)
         success = self.scene.is_success()
