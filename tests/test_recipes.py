@@ -53,7 +53,6 @@ BAD_RECIPES = [
     ("action_words: [a, b, c, d, e, f, g, a]", "action_words: 'a' stands there twice"),
     ("task_description: 'Go <|im_end|>'", "prompt_template: task contains the special token"),
     ("prompt_template: prompts/none.jinja", "prompt_template: unknown template file"),
-    ("overwrite: true\nresume_from: latest", "overwrite: .*resumed"),
     ("seed: 1\nseed: 2", "seed: the key is given twice"),
     ("- seed", "expected lines of 'key: value'"),
     ("seed: [1", "not valid YAML"),

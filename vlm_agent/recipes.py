@@ -57,7 +57,9 @@ class PPOConfig:
     )
     project_name: str = setting("vlm-agent", "project of the experiment tracker")
     output_dir: str = setting(".", "the folder that gets runs/ and checkpoints/")
-    overwrite: bool = setting(False, "replace an earlier run of the same name")
+    overwrite: bool = setting(
+        False, "replace an earlier run of the same name, unless it is resumed"
+    )
     seed: Annotated[int, Field(ge=0)] = setting(0, "decides everything random in the run")
     total_timesteps: Count = setting(100_000, "words said in training, over all environments")
     rollout_steps: Count = setting(128, "words per environment and update")
@@ -185,8 +187,7 @@ def _make_section(cls: type, values: dict[str, Any], found: dict[str, str]) -> A
         for fault in error.errors():
             key = str(fault["loc"][0])
             found[key] = f"{own[key]!r}: {fault['msg'].replace('Input', 'it')}"
-            own_without = {k: v for k, v in own.items() if k not in found}
-        return cls(**own_without)
+        return cls(**{key: value for key, value in own.items() if key not in found})
 
 
 def _combination_problems(
@@ -221,8 +222,6 @@ def _combination_problems(
         found["batch_size"] = f"{ppo.batch_size} is more than rollout_steps x num_envs ({samples})"
     if "none" in ppo.report_to and len(ppo.report_to) > 1:
         found["report_to"] = "'none' cannot stand beside other trackers"
-    if ppo.resume_from is not None and ppo.overwrite:
-        found["overwrite"] = "a run cannot be both resumed and overwritten"
     return found
 
 

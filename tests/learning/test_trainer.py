@@ -335,6 +335,9 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
         "vlm-agent_step64",
         "vlm-agent_step96",
     ]
+    resumed = recipe_for(overwrite=True, resume_from="latest")
+    RunFolders(resumed).prepare(resumed)
+    assert len(RunFolders(resumed).steps()) == 3  # resuming wins over overwriting
     again = recipe_for(overwrite=True)
     RunFolders(again).prepare(again)
     assert RunFolders(again).steps() == []

@@ -30,7 +30,8 @@ def run_training(recipe: Recipe) -> None:
     folders = RunFolders(recipe)
     accelerator = start_accelerator(tracker_names(recipe), str(folders.run))
     began = time.perf_counter()
-    folders.check_new(recipe)
+    if accelerator.is_main_process:
+        folders.check_new(recipe)  # before a large model is loaded for nothing
     resume_folder = folders.resume_folder(recipe)
     if resume_folder is not None:
         policy = VLMPolicy.from_pretrained(resume_folder)
