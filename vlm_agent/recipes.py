@@ -57,9 +57,7 @@ class PPOConfig:
     )
     project_name: str = setting("vlm-agent", "project of the experiment tracker")
     output_dir: str = setting(".", "the folder that gets runs/ and checkpoints/")
-    overwrite: bool = setting(
-        False, "replace an earlier run of the same name, unless it is resumed"
-    )
+    overwrite: bool = setting(False, "replace an earlier run of this name, unless it is resumed")
     seed: Annotated[int, Field(ge=0)] = setting(0, "decides everything random in the run")
     total_timesteps: Count = setting(100_000, "words said in training, over all environments")
     rollout_steps: Count = setting(128, "words per environment and update")
