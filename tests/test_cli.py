@@ -114,7 +114,15 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
     ("arguments", "message"),
     [
         (["eval", "--policy", "/nowhere"], "no policy in the folder '/nowhere'"),
-        (["show", "--episode", "/nowhere.json", "--output", "a.png"], "no such file"),
+        (
+            ["show", "--episode", "/nowhere.json", "--output", "a.png"],
+            "'/nowhere.json'.*No such file",
+        ),
+        (["show", "--episode", "README.md", "--output", "a.png"], "no episode in 'README.md'"),
+        (
+            ["eval", "--policy", "a", "--json", "/proc/x/y"],
+            "--json .*cannot be written",
+        ),
         (["show", "--oracle", "1", "--output", "a.gif"], "ending in .mp4 or .png"),
         (["prompt", "--config", "recipes/quik.yaml"], "'recipes/quick.yaml'"),
         (

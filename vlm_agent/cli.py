@@ -74,6 +74,12 @@ def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.learning.evaluation import evaluate, summarize
     from vlm_agent.robot.pool import EnvPool
 
+    if arguments.json:  # found out now, not after the last episode
+        try:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.touch()
+        except OSError as error:
+            raise UserError(f"--json {arguments.json}: cannot be written: {error}") from None
     disable_progress_bar()  # of loading weights
     policy, env, gamma = load_policy(arguments.policy)
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -87,7 +93,6 @@ def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
     about = {"task": env.task, "greedy": arguments.greedy, "seed": arguments.seed}
     result = summarize(records, policy.words, **about)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     for key, value in result.items():
         if key != "episodes":
@@ -116,7 +121,7 @@ def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
     from vlm_agent.observations import Observations
     from vlm_agent.policy.encoding import START_FACTS, ObservationEncoder
     from vlm_agent.policy.loading import load_processor
-    from vlm_agent.policy.scoring import first_token_ids, word_tokens
+    from vlm_agent.policy.scoring import word_tokens
 
     processor = load_processor(recipe.model.model_name_or_path, recipe.model.model_revision)
     encoder = ObservationEncoder(processor, recipe.template)
@@ -132,7 +137,6 @@ def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
         recipe.template.words, word_tokens(tokenizer, prompt, recipe.template.words), strict=True
     ):
         print(f"  {word:<16}{ids!s:<24}{tokenizer.convert_ids_to_tokens(ids)}")
-    first_token_ids(tokenizer, prompt, recipe.template.words)
     return 0
 
 
@@ -160,8 +164,6 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
     path, output = arguments.episode, arguments.output
     if output.suffix not in (".mp4", ".png"):
         raise UserError(f"--output {output}: expected a name ending in .mp4 or .png")
-    if path is not None and not path.is_file():
-        raise UserError(f"--episode {path}: no such file")
     output.parent.mkdir(parents=True, exist_ok=True)
     if path is None:
         path = output.with_suffix(".json")
@@ -204,10 +206,9 @@ def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _boolean(text: str) -> bool:

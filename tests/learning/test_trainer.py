@@ -394,3 +394,13 @@ def test_minibatches_are_a_fresh_partition_each_time(recipe_for):
         assert sorted(orders[-1]) == list(range(32))
         assert orders[-1] != list(range(32))
     assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_a_run_does_not_delete_the_model_it_starts_from(recipe_for):
+    recipe = recipe_for(save_freq=96)
+    trainer_for(recipe).train()
+    folder = RunFolders(recipe).steps()[-1]
+    again = recipe_for(overwrite=True, model_name_or_path=str(folder))
+    with pytest.raises(UserError, match="would delete its own model"):
+        RunFolders(again).prepare(again)
+    assert folder.is_dir()

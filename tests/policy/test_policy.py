@@ -196,3 +196,19 @@ def test_value_head_file_holds_the_head_and_nothing_else(policy, tmp_path):
         "output.weight": (1, 256),
         "output.bias": (1,),
     }
+
+
+@pytest.mark.parametrize("damage", ["missing weights", "cut weights", "broken json", "no words"])
+def test_a_broken_folder_gets_a_sentence(policy, tmp_path, damage: str):
+    policy.save_pretrained(tmp_path)
+    weights, about = tmp_path / "model.safetensors", tmp_path / "policy.json"
+    if damage == "missing weights":
+        weights.unlink()
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "broken json":
+        about.write_text("{")
+    else:
+        about.write_text("{}")
+    with pytest.raises(UserError, match="cannot load the policy in"):
+        VLMPolicy.from_pretrained(tmp_path)

@@ -5,6 +5,7 @@ import torch
 from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.errors import UserError
 from vlm_agent.observations import Observations
+from vlm_agent.policy import policy as policy_module
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import START_FACTS, ObservationEncoder
 from vlm_agent.policy.policy import build_policy
@@ -98,7 +99,11 @@ def test_words_with_one_first_token_are_refused_with_their_tokens():
     assert "'up'" not in message
 
 
-def test_building_a_policy_refuses_such_words():
+def test_building_a_policy_refuses_such_words_before_the_model_loads(monkeypatch):
+    def load(*_):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(policy_module, "load_base_model", load)
     words = ("up a", "up b", "c", "d", "e", "f", "g", "h")
     template = PromptTemplate("{{ image }}", "task", words=words)
     with pytest.raises(UserError, match="action_words: .*'up a'.*'up b'"):

@@ -66,6 +66,9 @@ class RunFolders:
         Raises:
             UserError: A run of this name exists, and the recipe neither resumes nor overwrites it.
         """
+        base = Path(recipe.model.model_name_or_path).resolve()
+        if recipe.ppo.overwrite and base in [path.resolve() for path in self._all()]:
+            raise UserError(f"overwrite: this run would delete its own model {str(base)!r}")
         fresh = recipe.ppo.resume_from is None and not recipe.ppo.overwrite
         if fresh and any(path.exists() for path in self._all()):
             raise UserError(
@@ -83,8 +86,11 @@ class RunFolders:
         if recipe.ppo.resume_from is None:
             for path in self._all():
                 shutil.rmtree(path, ignore_errors=True)
-        self.run.mkdir(parents=True, exist_ok=True)
-        (self.run / RECIPE_FILE).write_text(recipe.to_yaml())
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / RECIPE_FILE).write_text(recipe.to_yaml())
+        except OSError as error:
+            raise UserError(f"output_dir: cannot write to {str(self.run)!r}: {error}") from None
 
     def _all(self) -> list[Path]:
         return [self.run, self.best, *self.steps()]
@@ -141,7 +147,8 @@ def save_checkpoint(
 def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     """Refuse to resume with a recipe that describes another world or policy.
 
-    What may change is how to learn: learning rates, epochs, how long, how often to evaluate.
+    What may change is how to learn: learning rates, epochs, how long, how often to evaluate. What
+    must not is the world, the policy, and the episodes by which the best one is chosen.
 
     Args:
         folder: The checkpoint.
@@ -153,8 +160,8 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     """
     saved, wanted = read_yaml(folder / RECIPE_FILE), recipe.to_dict()
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
-    fixed += ["seed", "gamma", "num_envs"]
-    different = [key for key in fixed if saved[key] != wanted[key]]
+    fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy"]
+    different = [key for key in fixed if saved.get(key) != wanted[key]]
     if policy.encoder.template != recipe.template:
         different.append("prompt_template, task_description or action_words")
     if different:

@@ -57,7 +57,7 @@ def run_training(recipe: Recipe) -> None:
             "run_name": recipe.ppo.run_name,
             "timesteps": trainer.timesteps,
             "num_processes": accelerator.num_processes,
-            "seconds": round(time.perf_counter() - began, 1),
+            "seconds": round(trainer.earlier_seconds + time.perf_counter() - began, 1),
             "evaluations": trainer.evaluations,
         }
         folders.summary.write_text(json.dumps(summary, indent=1) + "\n")

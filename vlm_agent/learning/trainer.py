@@ -78,6 +78,8 @@ class PPOTrainer:
         self.timesteps = 0
         self.new_timesteps = 0  # of the last rollout
         self.updates = 0
+        self.began = time.perf_counter()
+        self.earlier_seconds = 0.0  # of a run that was resumed
         self.evaluations: list[dict[str, Any]] = []
 
     def train(self) -> None:
@@ -240,6 +242,7 @@ class PPOTrainer:
             state = {
                 "timesteps": self.timesteps,
                 "updates": self.updates,
+                "seconds": self.earlier_seconds + time.perf_counter() - self.began,
                 "collectors": collectors,
                 "evaluations": self.evaluations,
             }
@@ -263,7 +266,7 @@ class PPOTrainer:
             torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         )
         self.timesteps, self.updates = state["timesteps"], state["updates"]
-        self.evaluations = state["evaluations"]
+        self.evaluations, self.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
         if self.accelerator.is_main_process:
             self.log.keep_until(self.timesteps)

@@ -10,6 +10,7 @@ import torch
 from vlm_agent.actions import MOTIONS
 from vlm_agent.errors import UserError
 from vlm_agent.observations import Observations
+from vlm_agent.policy.scoring import first_token_ids
 from vlm_agent.prompts import PromptTemplate
 
 START_FACTS = (0, len(MOTIONS), 0, 1)
@@ -23,9 +24,12 @@ class ObservationEncoder:
         processor: A Qwen2-VL processor, with a chat template.
         template: The checked prompt template.
 
+    Attributes:
+        word_token_ids: The first token of each action word, where the answer begins.
+
     Raises:
-        UserError: The processor has no chat template, or the template or an action word contains
-            one of the tokenizer's special tokens.
+        UserError: The processor has no chat template, the template or an action word contains one
+            of the tokenizer's special tokens, or two words begin with the same token.
     """
 
     def __init__(self, processor: Any, template: PromptTemplate) -> None:
@@ -38,6 +42,9 @@ class ObservationEncoder:
             if any(token in text for text in texts):
                 raise UserError(f"prompt or words contain the special token {token!r}")
         processor.tokenizer.padding_side = "left"  # the last position is then the last token
+        self.word_token_ids = first_token_ids(
+            processor.tokenizer, self.prompt(START_FACTS), template.words
+        )
 
     def prompt(self, facts: Sequence[int]) -> str:
         """The whole text the model reads, up to where its answer begins."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import peft
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -18,10 +19,10 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from vlm_agent.errors import UserError
 from vlm_agent.observations import Observations
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.encoding import START_FACTS, ObservationEncoder
+from vlm_agent.policy.encoding import ObservationEncoder
 from vlm_agent.policy.loading import Backbone, add_lora, load_base_model, load_processor
 from vlm_agent.policy.processor import Qwen2VLProcessor
-from vlm_agent.policy.scoring import first_token_ids, restricted_scores
+from vlm_agent.policy.scoring import restricted_scores
 from vlm_agent.policy.value_head import ValueHead
 from vlm_agent.prompts import PromptTemplate
 
@@ -66,8 +67,7 @@ class VLMPolicy(nn.Module):
         self.config = config
         self.seed = seed
         self.words = encoder.template.words
-        tokenizer = encoder.processor.tokenizer
-        ids = first_token_ids(tokenizer, encoder.prompt(START_FACTS), self.words)
+        ids = encoder.word_token_ids
         self.word_token_ids: torch.Tensor
         self.register_buffer("word_token_ids", torch.tensor(ids), persistent=False)
         with torch.random.fork_rng(devices=[]):
@@ -131,11 +131,18 @@ class VLMPolicy(nn.Module):
         """Read what :meth:`save_pretrained` wrote. The scores are the same, bit for bit.
 
         Raises:
-            UserError: The folder holds no policy.
+            UserError: The folder holds no policy, or a broken one.
         """
         folder = Path(folder)
         if not (folder / POLICY_FILE).is_file():
             raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE})")
+        try:
+            return cls._read(folder)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> VLMPolicy:
         about = json.loads((folder / POLICY_FILE).read_text())
         config = ModelConfig(**about["model"])
         template = PromptTemplate(

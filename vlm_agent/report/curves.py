@@ -60,8 +60,9 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
 def _plot_metric(axes: Axes, updates: Sequence[dict[str, Any]], key: str) -> None:
     points = [(u["timesteps"], u[key]) for u in updates if u.get(key) is not None]
     if key == "words":
+        times = [t for t, _ in points]
         for word in points[0][1] if points else ():
-            axes.plot([t for t, _ in points], [share[word] for _, share in points], label=word)
+            axes.plot(times, [share[word] for _, share in points], marker=".", label=word)
     else:
         axes.plot([t for t, _ in points], [v for _, v in points], marker=".", label=key)
 

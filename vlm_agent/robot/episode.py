@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vlm_agent.errors import UserError
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv, Observation
 
@@ -41,7 +42,14 @@ def save_episode(path: Path, episode: Episode, config: EnvConfig, words: tuple[s
 
 
 def load_episode(path: Path) -> tuple[Episode, EnvConfig, tuple[str, ...]]:
-    """What :func:`save_episode` wrote: the episode, its scene and the eight words."""
-    record = json.loads(path.read_text())
-    episode = Episode(record["seed"], tuple(record["actions"]))
-    return episode, EnvConfig(**record["env"]), tuple(record["words"])
+    """What :func:`save_episode` wrote: the episode, its scene and the eight words.
+
+    Raises:
+        UserError: The file is missing or holds no episode.
+    """
+    try:
+        record = json.loads(path.read_text())
+        episode = Episode(record["seed"], tuple(record["actions"]))
+        return episode, EnvConfig(**record["env"]), tuple(record["words"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no episode in {str(path)!r}: {error!r}") from None
