@@ -65,6 +65,16 @@ class PPOConfig:
     num_workers: Annotated[int, Field(ge=0)] = setting(
         0, "processes that run them, per process; 0 for one per core"
     )
+    rollout_groups: Count = setting(
+        2,
+        "groups of environments in a rollout: one moves while the model scores another; 1 for none",
+    )
+    max_worker_restarts: Annotated[int, Field(ge=0)] = setting(
+        3, "how often each process of environments is restarted before the run gives up"
+    )
+    worker_timeout: Positive = setting(
+        60.0, "seconds without an answer after which such a process counts as hung"
+    )
     learning_rate: Positive = setting(3e-5, "of the backbone or its adapters")
     value_learning_rate: Positive = setting(3e-4, "of the value head")
     lr_schedule: Literal["constant", "linear"] = setting(

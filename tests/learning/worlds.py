@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,25 +30,47 @@ class ColourPool:
         self.num_envs = num_envs
         self.horizon = horizon
         self._episodes: dict[int, tuple[int, list[int]]] = {}
+        self._begun: deque[tuple[Mapping[int, int], Mapping[int, Episode]]] = deque()
+        self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
         for slot, episode in episodes.items():
             self._episodes[slot] = (episode.seed, list(episode.actions))
         return Observations.stack([self._observe(slot) for slot in episodes])
 
-    def step(self, actions: Mapping[int, int]) -> StepBatch:
-        rewards = []
+    def start_step(
+        self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
+    ) -> None:
+        self._begun.append((actions, following or {}))
+
+    def finish_step(self) -> StepBatch:
+        actions, following = self._begun.popleft()
+        rewards = np.array([self._reward(slot, action) for slot, action in actions.items()])
         for slot, action in actions.items():
-            rewards.append(float(action == self.RIGHT[self._colour(slot)]))
             self._episodes[slot][1].append(action)
-        ended = [len(self._episodes[slot][1]) >= self.horizon for slot in actions]
+        terminated, truncated = (np.array(ends) for ends in self._ends(list(actions)))
+        after = Observations.stack([self._observe(slot) for slot in actions])
+        for slot, ended in zip(actions, terminated | truncated, strict=True):
+            if ended and slot in following:
+                self._episodes[slot] = (following[slot].seed, list(following[slot].actions))
+        fresh = Observations.stack([self._observe(slot) for slot in actions])
         return StepBatch(
-            Observations.stack([self._observe(slot) for slot in actions]),
-            np.array(rewards),
-            np.zeros(len(ended), bool),
-            np.array(ended),
-            [self._info() for _ in actions],
+            after, fresh, rewards, terminated, truncated, [self._info() for _ in actions]
         )
+
+    def step(
+        self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
+    ) -> StepBatch:
+        self.start_step(actions, following)
+        return self.finish_step()
+
+    def _reward(self, slot: int, action: int) -> float:
+        return float(action == self.RIGHT[self._colour(slot)])
+
+    def _ends(self, slots: list[int]) -> tuple[list[bool], list[bool]]:
+        return [False] * len(slots), [
+            len(self._episodes[slot][1]) >= self.horizon for slot in slots
+        ]
 
     def _colour(self, slot: int) -> int:
         seed, said = self._episodes[slot]
@@ -76,20 +99,15 @@ class ScriptedPool(ColourPool):
     def __init__(self, script: list[str]) -> None:
         super().__init__(num_envs=len(script[0]))
         self.script = script
-        self.steps_done = 0
+        self.words_said = [0] * self.num_envs
 
-    def step(self, actions: Mapping[int, int]) -> StepBatch:
-        letters = self.script[self.steps_done]
-        self.steps_done += 1
-        for slot, action in actions.items():
-            self._episodes[slot][1].append(action)
-        return StepBatch(
-            Observations.stack([self._observe(slot) for slot in actions]),
-            np.array([10.0 * self.steps_done + slot for slot in actions]),
-            np.array([letters[slot] == "t" for slot in actions]),
-            np.array([letters[slot] == "l" for slot in actions]),
-            [self._info() for _ in actions],
-        )
+    def _reward(self, slot: int, action: int) -> float:
+        self.words_said[slot] += 1
+        return 10.0 * self.words_said[slot] + slot
+
+    def _ends(self, slots: list[int]) -> tuple[list[bool], list[bool]]:
+        letters = [self.script[self.words_said[slot] - 1][slot] for slot in slots]
+        return [letter == "t" for letter in letters], [letter == "l" for letter in letters]
 
     def _observe(self, slot: int) -> Observations:
         seed, said = self._episodes[slot]

@@ -1,32 +1,100 @@
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from tests.robot.faulty import FAULT_SEED, DriftingEnv, FaultyEnv
 from vlm_agent.errors import UserError
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
 
-CONFIG = EnvConfig(task="Lift", frame_size=56, horizon=6)
+CONFIG = EnvConfig(task="Lift", frame_size=56, horizon=5)
+NUM_ENVS = 4
+STEPS = 12
+ROOT = Path(__file__).parents[2]
 
 
-def play(num_workers: int) -> list[np.ndarray]:
-    """Every array of a short session in three environments, one of them restarted."""
+def play(pool: EnvPool, groups: int = 1, disturb=lambda step: None) -> list[np.ndarray]:
+    """Every array of a session with new episodes in between, step by step, in env order."""
     rng = np.random.default_rng(0)
-    with EnvPool(CONFIG, 3, num_workers) as pool:
-        assert pool.num_workers == num_workers
-        arrays = [pool.reset({i: Episode(i, ()) for i in range(3)}).frames]
-        for _ in range(3):
-            batch = pool.step({i: int(rng.integers(8)) for i in range(3)})
-            arrays += [batch.observations.frames, batch.observations.facts, batch.rewards]
-            arrays += [batch.terminated, batch.truncated]
-        arrays.append(pool.reset({1: Episode(9, (4, 4))}).frames)
-        arrays.append(pool.step({2: 0, 1: 3}).observations.frames)
+    actions_TN = rng.integers(8, size=(STEPS, NUM_ENVS))
+    parts = np.array_split(np.arange(NUM_ENVS), groups)
+    first = pool.reset({i: Episode(i, (4,) * i) for i in range(NUM_ENVS)})
+    begun = [0] * NUM_ENVS
+    arrays = [first.frames, first.facts]
+    steps: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(STEPS)]
+
+    def hear(step: int, part: np.ndarray) -> None:
+        batch = pool.finish_step()
+        for n, i in enumerate(part):
+            begun[i] += int(batch.terminated[n] or batch.truncated[n])
+        steps[step].append(
+            (
+                batch.observations.frames,
+                batch.observations.facts,
+                batch.next_observations.frames,
+                batch.next_observations.facts,
+                batch.rewards,
+                batch.terminated,
+                batch.truncated,
+            )
+        )
+
+    for step in range(STEPS):
+        for part in parts:
+            if step:
+                hear(step - 1, part)
+            pool.start_step(
+                {int(i): int(actions_TN[step, i]) for i in part},
+                {int(i): Episode(100 + 10 * int(i) + begun[i], ()) for i in part},
+            )
+            disturb(step)
+    for part in parts:
+        hear(STEPS - 1, part)
+    for answers in steps:
+        arrays += [np.concatenate(array) for array in zip(*answers, strict=True)]
     return arrays
 
 
-def test_results_do_not_depend_on_the_number_of_workers():
-    for one, three in zip(play(1), play(3), strict=True):
-        assert np.array_equal(one, three)
+@pytest.fixture(scope="module")
+def undisturbed() -> list[np.ndarray]:
+    with EnvPool(CONFIG, NUM_ENVS, 1) as pool:
+        return play(pool)
+
+
+def assert_same(arrays: list[np.ndarray], others: list[np.ndarray]) -> None:
+    assert len(arrays) == len(others)
+    for one, other in zip(arrays, others, strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_results_depend_neither_on_workers_nor_on_groups(undisturbed, num_workers: int):
+    with EnvPool(CONFIG, NUM_ENVS, num_workers) as pool:
+        assert pool.num_workers == num_workers
+        assert_same(play(pool), undisturbed)
+        assert_same(play(pool, groups=2), undisturbed)
+        assert_same(play(pool, groups=4), undisturbed)
+
+
+def test_new_episodes_begin_where_one_ended(undisturbed):
+    """Horizon 5: what is acted on next is the fresh episode, and the last picture is kept."""
+    after, next_facts = undisturbed[3::7], undisturbed[5::7]  # facts: step counts at index 2
+    truncated = np.array(undisturbed[8::7])
+    assert truncated.sum() >= NUM_ENVS
+    for step, ended in enumerate(truncated):
+        assert (after[step][ended, 2] == CONFIG.horizon).all()
+        assert (next_facts[step][ended, 2] == 0).all()
+        assert np.array_equal(after[step][~ended], next_facts[step][~ended])
 
 
 def test_answers_come_in_the_order_asked_for():
@@ -36,25 +104,115 @@ def test_answers_come_in_the_order_asked_for():
         assert ahead.facts[:, 2].tolist() == [0, 1]
         assert np.array_equal(ahead.frames[::-1], back.frames)
         assert pool.step({1: 0, 0: 3}).observations.facts[:, 1].tolist() == [0, 3]
-
-
-def test_a_failing_worker_shows_its_own_traceback():
-    with EnvPool(CONFIG, 1) as pool:
-        pool.reset({0: Episode(0, ())})
-        with pytest.raises(UserError, match=r"worker 0 failed:\n(.|\n)*_say(.|\n)*out of range"):
+        with pytest.raises(UserError, match="the words are 0 to 7"):
             pool.step({0: 8})
+        assert set(pool.seconds) == {"physics", "rendering", "waiting"}
+        assert min(pool.seconds.values()) > 0
 
 
-def test_a_killed_worker_is_named():
-    with EnvPool(CONFIG, 2, 2) as pool:
-        pool.reset({0: Episode(0, ()), 1: Episode(1, ())})
-        pool._processes[1].kill()
-        with pytest.raises(UserError, match="worker 1 died with exit code -9"):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_changes_nothing(undisturbed, victim: int, caplog):
+    with EnvPool(CONFIG, NUM_ENVS, 2) as pool:
+
+        def disturb(step: int) -> None:
+            if step == 7 and not sum(pool.restarts):
+                os.kill(pool._workers[victim].process.pid, signal.SIGKILL)
+
+        assert_same(play(pool, groups=2, disturb=disturb), undisturbed)
+        assert pool.restarts[victim] == 1
+        assert sum(pool.restarts) == 1
+    assert f"environment worker {victim} died (SIGKILL)" in caplog.text
+    assert "replaying its 2 episodes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("exception", r"raised an exception:\n(.|\n)*RuntimeError: the arm fell off"),
+        ("exit", r"died \(exit code 3\)"),
+        ("SIGSEGV", r"died \(SIGSEGV\):\nFatal Python error: Segmentation fault(.|\n)*faulty.py"),
+        ("hang", r"gave no answer for 6 s:\n(.|\n)*in fail\n(.|\n)*faulty.py"),
+    ],
+)
+def test_faults_inside_a_worker_change_nothing(
+    undisturbed, fault: str, message: str, caplog, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FAULT", fault)
+    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
+    with EnvPool(CONFIG, NUM_ENVS, 2, timeout=6.0, make_env=FaultyEnv) as pool:
+        assert_same(play(pool, groups=2), undisturbed)
+        assert pool.restarts == [0, 1]  # the episode with that seed begins in environment 1
+    assert FAULT_SEED == 1
+    assert (tmp_path / "marker").exists()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert re.search(message, caplog.text)
+
+
+def test_a_worker_that_keeps_failing_is_an_error_with_its_traceback(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAULT", "always")
+    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
+    with EnvPool(CONFIG, 2, 1, max_restarts=1, make_env=FaultyEnv) as pool:
+        pool.reset({0: Episode(0, ()), FAULT_SEED: Episode(FAULT_SEED, (4, 4))})
+        with pytest.raises(UserError) as error:
             pool.step({0: 0, 1: 0})
+    text = str(error.value)
+    assert "worker 0 failed again after 1 restarts (max_worker_restarts)" in text
+    assert "RuntimeError: the arm fell off" in text
+    assert "in _do" in text  # the worker's own stack
+
+
+def test_a_replay_that_leads_elsewhere_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAULT", "exit")
+    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
+    with EnvPool(CONFIG, 2, 1, make_env=DriftingEnv) as pool:
+        pool.reset({0: Episode(0, ()), FAULT_SEED: Episode(FAULT_SEED, (4, 4))})
+        with pytest.raises(
+            UserError, match=r"environment 0 did not replay: seed 0 and its 0 words"
+        ):
+            pool.step({0: 0, 1: 0})
+
+
+def test_an_environment_that_cannot_be_built_is_an_error_at_once():
+    with EnvPool(EnvConfig(task="PickPlaceCam"), 1) as pool:
+        with pytest.raises(UserError, match="'PickPlaceCam'.*'PickPlaceCan'"):
+            pool.reset({0: Episode(0, ())})
+        assert pool.restarts == [0]
 
 
 def test_closing_ends_the_workers_and_can_be_repeated():
     pool = EnvPool(CONFIG, 2, 2)
+    pool.reset({0: Episode(0, ()), 1: Episode(1, ())})
+    pool.start_step({0: 0, 1: 0})
     pool.close()
     pool.close()
-    assert not any(process.is_alive() for process in pool._processes)
+    assert not any(worker.process.is_alive() for worker in pool._workers)
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT", "exception"])
+def test_no_worker_outlives_its_parent(how: str):
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "tests.robot.parent", how],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    assert all(Path(f"/proc/{pid}").exists() for pid in workers)
+    if how != "exception":
+        parent.send_signal(signal.Signals[how])
+    parent.wait(30)
+    deadline = time.monotonic() + 5
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # ended, but nobody has asked how

@@ -35,6 +35,25 @@ def cores_per_process(environ: Mapping[str, str]) -> int:
     return max(1, cores // int(environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def rendering_gpu(environ: Mapping[str, str], gpus: int) -> int | None:
+    """The index, as EGL counts, of the GPU that this process's environments draw on.
+
+    Each process of a run uses its own. EGL counts all GPUs of the machine, CUDA those that
+    ``CUDA_VISIBLE_DEVICES`` names.
+
+    Args:
+        environ: The environment that the launcher prepared.
+        gpus: How many GPUs CUDA sees; with none the choice is EGL's.
+    """
+    if gpus == 0:
+        return None
+    local = int(environ.get("LOCAL_RANK", "0")) % gpus
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if local < len(visible) and visible[local].strip().isdecimal():
+        return int(visible[local])
+    return local
+
+
 def check_launch(num_processes: int, environ: Mapping[str, str]) -> None:
     """Refuse a launch of several processes that silently became one.
 

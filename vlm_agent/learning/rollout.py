@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.robot.scene import Stage
 from vlm_agent.seeding import derive_rng, derive_seed
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -74,26 +77,52 @@ class RolloutBuffer:
     terminated: np.ndarray
     truncated: np.ndarray
 
+    @classmethod
+    def empty(cls, steps: int, like: Observations) -> RolloutBuffer:
+        """Room for ``steps`` words on observations like these (N of them)."""
+        shape = (steps, len(like))
+        return cls(
+            observations=Observations(
+                np.empty((steps, *like.frames.shape), like.frames.dtype),
+                np.empty((steps, *like.facts.shape), like.facts.dtype),
+            ),
+            actions=np.zeros(shape, np.int64),
+            log_probs=np.zeros(shape, np.float32),
+            values=np.zeros(shape, np.float32),
+            next_values=np.zeros(shape, np.float32),
+            rewards=np.zeros(shape),
+            terminated=np.zeros(shape, bool),
+            truncated=np.zeros(shape, bool),
+        )
+
 
 class RolloutCollector:
     """Keeps N episodes running in a pool and collects rollouts from them.
 
-    Everything random is derived from the run's seed, the rank, and where in the run it is used.
+    The environments are in groups: while those of one group move, the policy scores the next
+    group's observations. Everything random is derived from the run's seed, the rank, and where in
+    the run it is used, so the result does not depend on which of them is faster.
 
     Args:
         pool: The environments.
         seed: The run's seed.
         rank: This process's index; every rank has its own episodes.
+        groups: How many groups.
+
+    Attributes:
+        model_seconds: Time spent in the policy so far.
     """
 
-    def __init__(self, pool: EnvPool, seed: int, rank: int) -> None:
+    def __init__(self, pool: EnvPool, seed: int, rank: int, groups: int = 1) -> None:
         self.pool = pool
         self.seed = seed
         self.rank = rank
+        self.groups = np.array_split(np.arange(pool.num_envs), min(groups, pool.num_envs))
         self.words_said = 0  # per environment, since the run began
         self.episodes_begun = [0] * pool.num_envs
         self.running: list[EpisodeRecord] = []
-        self._observations: Observations | None = None
+        self.model_seconds = 0.0
+        self._observations: Observations | None = None  # to act on next
         self._away = True  # whether the pool stands elsewhere than these episodes
 
     def step_aside(self) -> None:
@@ -107,7 +136,8 @@ class RolloutCollector:
             RuntimeError: The replay gave another picture than the first time.
         """
         if not self.running:
-            self.running = [self._next_episode(i) for i in range(self.pool.num_envs)]
+            self.running = [EpisodeRecord(self._next_seed(i)) for i in range(self.pool.num_envs)]
+            self.episodes_begun = [1] * self.pool.num_envs
         again = self.pool.reset({i: record.episode for i, record in enumerate(self.running)})
         before = self._observations
         if before is not None and not np.array_equal(before.frames, again.frames):
@@ -130,62 +160,84 @@ class RolloutCollector:
         if self._away:
             self.take_up()
         assert self._observations is not None
-        envs = range(self.pool.num_envs)
-        rows: list[dict[str, Any]] = []
+        buffer = RolloutBuffer.empty(steps, self._observations)
         finished: list[EpisodeRecord] = []
-        for _ in range(steps):
-            rng = derive_rng(self.seed, "sample", self.rank, self.words_said)
-            said = act(policy, self._observations, rng.random(len(envs)))
-            led_to = self.pool.step({i: int(said.actions[i]) for i in envs})
-            rows.append(
-                {
-                    "observations": self._observations,
-                    "actions": said.actions,
-                    "log_probs": said.log_probs,
-                    "values": said.values,
-                    "rewards": led_to.rewards,
-                    "terminated": led_to.terminated,
-                    "truncated": led_to.truncated,
-                    "final_values": self._final_values(
-                        policy, led_to.observations, led_to.truncated
-                    ),
-                }
+        for step in range(steps):
+            uniforms = derive_rng(self.seed, "sample", self.rank, self.words_said).random(
+                self.pool.num_envs
             )
-            for i in envs:
-                self.running[i].add(int(said.actions[i]), led_to.rewards[i], led_to.infos[i])
-            self._observations = self._restart_ended(led_to, finished)
+            for group in self.groups:
+                if step > 0:
+                    finished += self._hear(policy, buffer, step - 1, group)
+                self._speak(policy, buffer, step, group, uniforms[group])
             self.words_said += 1
             on_step()
-        last_values = predict_values(policy, self._observations)
-        return _make_buffer(rows, last_values), finished
+        for group in self.groups:
+            finished += self._hear(policy, buffer, steps - 1, group)
+        # What step t led to is what step t + 1 acted on, unless the episode was cut off there.
+        last_values = self._timed(predict_values, policy, self._observations)
+        following = np.concatenate([buffer.values[1:], last_values[None]])
+        np.copyto(buffer.next_values, following, where=~buffer.truncated)
+        return buffer, finished
 
-    @staticmethod
-    def _final_values(
-        policy: VLMPolicy, observations: Observations, truncated_N: np.ndarray
-    ) -> np.ndarray:
-        """V of the last observation of the episodes that ran out of time, else 0; (N,)."""
-        values_N = np.zeros(len(truncated_N), np.float32)
-        if truncated_N.any():
-            values_N[truncated_N] = predict_values(policy, observations[truncated_N])
-        return values_N
+    def _speak(
+        self,
+        policy: VLMPolicy,
+        buffer: RolloutBuffer,
+        step: int,
+        group: np.ndarray,
+        uniforms: np.ndarray,
+    ) -> None:
+        """Choose a group's words, let it move, and do not wait for it."""
+        assert self._observations is not None
+        seen = self._observations[group]
+        said = self._timed(act, policy, seen, uniforms)
+        self.pool.start_step(
+            {int(i): int(action) for i, action in zip(group, said.actions, strict=True)},
+            {int(i): Episode(self._next_seed(i), ()) for i in group},
+        )
+        buffer.observations.frames[step, group] = seen.frames
+        buffer.observations.facts[step, group] = seen.facts
+        buffer.actions[step, group] = said.actions
+        buffer.log_probs[step, group] = said.log_probs
+        buffer.values[step, group] = said.values
 
-    def _restart_ended(self, led_to: Any, finished: list[EpisodeRecord]) -> Observations:
-        """Begin new episodes where one ended; the observations to act on next."""
-        ended = np.flatnonzero(led_to.terminated | led_to.truncated)
-        if not len(ended):
-            return led_to.observations
-        for i in ended:
-            finished.append(self.running[i])
-            self.running[i] = self._next_episode(i)
-        fresh = self.pool.reset({int(i): self.running[i].episode for i in ended})
-        frames, facts = (led_to.observations.frames.copy(), led_to.observations.facts.copy())
-        frames[ended], facts[ended] = fresh.frames, fresh.facts
-        return Observations(frames, facts)
+    def _hear(
+        self, policy: VLMPolicy, buffer: RolloutBuffer, step: int, group: np.ndarray
+    ) -> list[EpisodeRecord]:
+        """Take in what a group's words led to; the episodes that ended."""
+        assert self._observations is not None
+        led_to = self.pool.finish_step()
+        buffer.rewards[step, group] = led_to.rewards
+        buffer.terminated[step, group] = led_to.terminated
+        buffer.truncated[step, group] = led_to.truncated
+        if led_to.truncated.any():
+            # Where only the time is up, the last observation has a value of its own.
+            final = self._timed(predict_values, policy, led_to.observations[led_to.truncated])
+            buffer.next_values[step, group[led_to.truncated]] = final
+        self._observations.frames[group] = led_to.next_observations.frames
+        self._observations.facts[group] = led_to.next_observations.facts
+        finished = []
+        for n, i in enumerate(group):
+            self.running[i].add(
+                int(buffer.actions[step, i]), float(led_to.rewards[n]), led_to.infos[n]
+            )
+            if led_to.terminated[n] or led_to.truncated[n]:
+                finished.append(self.running[i])
+                self.running[i] = EpisodeRecord(self._next_seed(i))
+                self.episodes_begun[i] += 1
+        return finished
 
-    def _next_episode(self, env: int) -> EpisodeRecord:
+    def _timed(self, function: Callable[..., T], *arguments: Any) -> T:
+        began = time.perf_counter()
+        result = function(*arguments)
+        self.model_seconds += time.perf_counter() - began
+        return result
+
+    def _next_seed(self, env: int) -> int:
+        """The seed of the episode that an environment begins next."""
         number = self.episodes_begun[env]
-        self.episodes_begun[env] += 1
-        return EpisodeRecord(derive_seed(self.seed, "episode", self.rank, int(env), number))
+        return derive_seed(self.seed, "episode", self.rank, int(env), number)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the episodes stand, as plain JSON values."""
@@ -201,17 +253,3 @@ class RolloutCollector:
         self.episodes_begun = list(state["episodes_begun"])
         self.running = [EpisodeRecord(**record) for record in state["running"]]
         self._observations, self._away = None, True
-
-
-def _make_buffer(rows: list[dict[str, Any]], last_values_N: np.ndarray) -> RolloutBuffer:
-    stacked = {
-        key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "observations"
-    }
-    # What step t led to is what step t + 1 acted on, unless the episode was cut off there.
-    following_TN = np.concatenate([stacked["values"][1:], last_values_N[None]])
-    final_TN = stacked.pop("final_values")
-    return RolloutBuffer(
-        observations=Observations.stack([row["observations"] for row in rows]),
-        next_values=np.where(stacked["truncated"], final_TN, following_TN),
-        **stacked,
-    )

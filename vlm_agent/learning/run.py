@@ -6,10 +6,11 @@ import json
 import os
 import time
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.learning.checkpoints import RunFolders, check_same_run
-from vlm_agent.learning.launch import cores_per_process, start_accelerator
+from vlm_agent.learning.launch import cores_per_process, rendering_gpu, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy, build_policy
@@ -43,7 +44,16 @@ def run_training(recipe: Recipe) -> None:
     accelerator.wait_for_everyone()
     start_trackers(accelerator, recipe, folders.run)
     num_workers = recipe.ppo.num_workers or cores_per_process(os.environ)
-    with EnvPool(recipe.env, recipe.ppo.num_envs, num_workers, recipe.ppo.gamma) as pool:
+    pool = EnvPool(
+        recipe.env,
+        recipe.ppo.num_envs,
+        num_workers,
+        recipe.ppo.gamma,
+        gpu=rendering_gpu(os.environ, torch.cuda.device_count()),
+        timeout=recipe.ppo.worker_timeout,
+        max_restarts=recipe.ppo.max_worker_restarts,
+    )
+    with pool:
         trainer = PPOTrainer(recipe, accelerator, policy, pool)
         if resume_folder is not None:
             trainer.resume()

@@ -73,7 +73,9 @@ class PPOTrainer:
         # `model` is what gradients go through; `policy` is the same module without the wrapper.
         self.model, self.optimizer = accelerator.prepare(policy, optimizer)
         self.policy: VLMPolicy = accelerator.unwrap_model(self.model)
-        self.collector = RolloutCollector(pool, self.ppo.seed, accelerator.process_index)
+        self.collector = RolloutCollector(
+            pool, self.ppo.seed, accelerator.process_index, self.ppo.rollout_groups
+        )
         self.words_per_step = self.ppo.num_envs * accelerator.num_processes
         self.timesteps = 0
         self.new_timesteps = 0  # of the last rollout

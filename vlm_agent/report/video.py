@@ -58,7 +58,7 @@ def episode_strip(
 def _pictures(episode: Episode, config: EnvConfig, words: tuple[str, ...]) -> Iterator[Image.Image]:
     """One picture per word, with the word said on what is seen, and one of the end."""
     env = LanguageActionEnv(config)
-    scene_camera = SceneCamera(env.scene.env.sim, "frontview", SIDE, "exact")
+    scene_camera = SceneCamera(env.scene.env.sim, "frontview", SIDE)
     said = [*(words[action] for action in episode.actions), None]
     try:
         for step, (observation, word) in enumerate(zip(replay(env, episode), said, strict=True)):

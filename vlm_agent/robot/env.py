@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vlm_agent.actions import MOTIONS, ActionVocabulary
-from vlm_agent.robot.camera import SceneCamera
+from vlm_agent.robot.camera import EyeInHandCamera
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.scene import RobotScene, Stage
 
@@ -42,6 +44,9 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             ``gymnasium.make("vlm_agent/Lift-v0", horizon=60)``.
         gamma: Discount of the progress reward; the learner's own.
         render_mode: ``None`` or ``rgb_array`` (``render`` returns the eye-in-hand frame).
+
+    Attributes:
+        seconds: Time spent so far on ``physics`` (with control and rewards) and ``rendering``.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's name)
@@ -57,10 +62,9 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.gamma = gamma
         self.render_mode = render_mode
         self.vocabulary = ActionVocabulary()
+        self.seconds = {"physics": 0.0, "rendering": 0.0}
         self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
-        self._camera = SceneCamera(
-            self.scene.env.sim, self.scene.camera_name, self.config.frame_size, self.config.camera
-        )
+        self._camera = EyeInHandCamera(self.scene, self.config.frame_size, self.config.camera)
         size, horizon = self.config.frame_size, self.config.horizon
         self.action_space = spaces.Discrete(len(MOTIONS))
         self.observation_space = spaces.Dict(
@@ -84,6 +88,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
                 episode can be taken up where it stood.
         """
         super().reset(seed=seed)
+        began = time.perf_counter()
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self.scene.reset(self.episode_seed)
         self._step = 0
@@ -92,11 +97,14 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self._potential = self.scene.staged_reward()
         for action in (options or {}).get("actions", ()):
             self._say(action)
+        self.seconds["physics"] += time.perf_counter() - began
         return self._observe(), self._info(self.scene.is_success())
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Say one word. Raises ``UserError`` if there is no word with that index."""
+        began = time.perf_counter()
         reward, success = self._say(action)
+        self.seconds["physics"] += time.perf_counter() - began
         truncated = self._step >= self.config.horizon and not success
         return self._observe(), reward, success, truncated, self._info(success)
 
@@ -120,8 +128,11 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         return progress + self.config.success_bonus * success
 
     def _observe(self) -> Observation:
+        began = time.perf_counter()
+        self._frame = self._camera.frame()
+        self.seconds["rendering"] += time.perf_counter() - began
         return {
-            "image": self._camera.frame(),
+            "image": self._frame,
             "gripper_closed": np.int64(self.scene.gripper_closed),
             "last_action": np.int64(self._last_action),
             "step": np.int64(self._step),
@@ -135,6 +146,11 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             "staged_reward": self._potential,
             "seed": self.episode_seed,
         }
+
+    def digest(self) -> bytes:
+        """A hash of the present state and its picture, to tell whether a replay is one."""
+        parts = (*self.scene.physics_state(), self._frame)
+        return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).digest()
 
     def render(self) -> np.ndarray | None:
         """The eye-in-hand frame, uint8 (H, W, 3), if ``render_mode`` is ``rgb_array``."""

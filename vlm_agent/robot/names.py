@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import types
 
 from vlm_agent.errors import unknown_name
+from vlm_agent.robot.gl import settle_backend
 
 
 def import_robosuite() -> types.ModuleType:
     """Import robosuite without its import-time warnings about optional parts.
 
-    Also settles the rendering backend, which MuJoCo reads once, when it is imported: EGL on Linux
-    (it needs no display) unless ``MUJOCO_GL`` says otherwise.
+    Also settles the rendering backend (:func:`vlm_agent.robot.gl.settle_backend`).
     """
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    settle_backend()
     logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
     import robosuite
 
     return robosuite
+
+
+def import_mujoco() -> types.ModuleType:
+    """MuJoCo, with the rendering backend settled; see :func:`import_robosuite`."""
+    import_robosuite()
+    import mujoco
+
+    return mujoco
 
 
 def task_names() -> list[str]:

@@ -1,23 +1,27 @@
-"""``EnvPool``: several environments in worker processes, stepped in lockstep."""
+"""``EnvPool``: environments in worker processes that may die without anyone noticing."""
 
 from __future__ import annotations
 
-import multiprocessing as mp
+import logging
 import os
-import signal
-import traceback
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from vlm_agent.actions import ActionVocabulary
 from vlm_agent.errors import UserError
 from vlm_agent.observations import Observations
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv
 from vlm_agent.robot.episode import Episode
+from vlm_agent.robot.handle import WorkerError, WorkerHandle
+from vlm_agent.robot.worker import Frames, MakeEnv, Report, Request, Step, WorkerSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,9 @@ class StepBatch:
     """What one word in each of N environments led to.
 
     Attributes:
-        observations: After the word, before any reset: leading axis N.
+        observations: After the word, before any new episode: leading axis N.
+        next_observations: What to act on next: the same, but the first observation of the new
+            episode where one was begun.
         rewards: float64 (N,).
         terminated: bool (N,), the task is done.
         truncated: bool (N,), the time is up.
@@ -33,6 +39,7 @@ class StepBatch:
     """
 
     observations: Observations
+    next_observations: Observations
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -42,37 +49,58 @@ class StepBatch:
 class EnvPool:
     """``num_envs`` copies of a :class:`LanguageActionEnv` in spawned worker processes.
 
-    Each worker owns several environments and answers one message per step, so results depend on
-    seeds and words only, never on timing or on the number of workers. Use it as a context manager.
+    Each worker runs several environments and answers one message per step; frames come through
+    shared memory. Results depend on seeds and words only, never on timing, on the number of
+    workers, or on whether one of them had to be restarted: an episode is its seed and its words,
+    so a worker that died, raised an exception or hung is replaced and its episodes are replayed,
+    and the replay is checked. Workers end with their parent, however it ends.
+
+    Use it as a context manager.
 
     Args:
         config: The scene of every environment.
         num_envs: Number of environments N.
         num_workers: Worker processes; 0 means one per core, at most one per environment.
         gamma: Discount for the progress reward.
+        gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
+        timeout: Seconds without an answer after which a worker counts as hung.
+        max_restarts: How often each worker is restarted before the pool gives up.
+        make_env: Makes an environment from ``config`` and ``gamma``; the workers import it.
 
-    Raises:
-        UserError: A worker failed; the message carries the worker's own traceback.
+    Attributes:
+        seconds: Time spent so far: on ``physics`` and ``rendering``, summed over the workers, and
+            ``waiting`` for them.
+        restarts: How often each worker has been restarted.
     """
 
     def __init__(
-        self, config: EnvConfig, num_envs: int, num_workers: int = 0, gamma: float = 0.99
+        self,
+        config: EnvConfig,
+        num_envs: int,
+        num_workers: int = 0,
+        gamma: float = 0.99,
+        gpu: int | None = None,
+        timeout: float = 60.0,
+        max_restarts: int = 3,
+        make_env: MakeEnv = LanguageActionEnv,
     ) -> None:
         self.num_envs = num_envs
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
-        self._slots = [list(range(w, num_envs, self.num_workers)) for w in range(self.num_workers)]
-        context = mp.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for slots in self._slots:
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, config, gamma, slots), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
+        self.restarts = [0] * self.num_workers
+        self._max_restarts = max_restarts
+        self._vocabulary = ActionVocabulary()
+        self._begun: deque[list[int]] = deque()  # the slots of each step that is under way
+        # Where each environment stands, for all that has been answered.
+        self._episodes: dict[int, Episode] = {}
+        self._digests: dict[int, bytes] = {}
+        frames = Frames.allocate(num_envs, config.frame_size)
+        self._pictures = frames.array()
+        self._workers = []
+        for first in range(self.num_workers):
+            slots = tuple(range(first, num_envs, self.num_workers))
+            settings = WorkerSettings(slots, config, gamma, frames, gpu, make_env)
+            self._workers.append(WorkerHandle(settings, timeout))
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
         """Start episodes, or take them up after the words they already have.
@@ -82,90 +110,163 @@ class EnvPool:
 
         Returns:
             The observations to act on, in the order of ``episodes``.
-        """
-        answers = self._ask("reset", episodes)
-        return Observations.stack([answers[index] for index in episodes])
 
-    def step(self, actions: Mapping[int, int]) -> StepBatch:
-        """Say one word in each named environment: index -> action. Keeps the order given."""
-        answers = self._ask("step", actions)
-        observations, rewards, terminated, truncated, infos = zip(
-            *(answers[index] for index in actions), strict=True
+        Raises:
+            UserError: The environments cannot be built, or a worker failed too often.
+        """
+        self._ask(episodes)
+        reports = self._receive(episodes)
+        return self._observations(0, list(episodes), [reports[slot].facts for slot in episodes])
+
+    def step(
+        self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
+    ) -> StepBatch:
+        """:meth:`start_step` and :meth:`finish_step` in one."""
+        self.start_step(actions, following)
+        return self.finish_step()
+
+    def start_step(
+        self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
+    ) -> None:
+        """Say one word in each named environment, and do not wait for what comes of it.
+
+        Args:
+            actions: Environment index -> action.
+            following: Environment index -> the episode to begin there if this word ends the
+                present one.
+
+        Raises:
+            UserError: There is no word with that index.
+        """
+        for action in actions.values():
+            self._vocabulary.word(action)
+        following = following or {}
+        self._begun.append(list(actions))
+        self._ask({slot: Step(action, following.get(slot)) for slot, action in actions.items()})
+
+    def finish_step(self) -> StepBatch:
+        """What the oldest step that is under way led to, in the order its actions were given."""
+        slots = self._begun.popleft()
+        reports = self._receive(slots)
+        chosen = [reports[slot] for slot in slots]
+        rewards, terminated, truncated, infos = zip(
+            *(report.outcome for report in chosen if report.outcome), strict=True
         )
+        observations = self._observations(0, slots, [report.facts for report in chosen])
+        frames, facts = observations.frames, observations.facts
+        begun = [i for i, report in enumerate(chosen) if report.fresh_facts is not None]
+        if begun:
+            frames, facts = frames.copy(), facts.copy()
+            frames[begun] = self._pictures[1, [slots[i] for i in begun]]
+            facts[begun] = [chosen[i].fresh_facts for i in begun]
         return StepBatch(
-            Observations.stack(observations),
+            observations,
+            Observations(frames, facts),
             np.array(rewards),
             np.array(terminated),
             np.array(truncated),
             list(infos),
         )
 
-    def _ask(self, verb: str, arguments: Mapping[int, Any]) -> dict[int, Any]:
-        """Send each worker its share, then collect the answers: environment index -> answer."""
-        busy = []
-        for worker, slots in enumerate(self._slots):
-            share = {slot: arguments[slot] for slot in slots if slot in arguments}
+    def _observations(self, row: int, slots: list[int], facts: list[np.ndarray]) -> Observations:
+        return Observations(self._pictures[row, slots], np.stack(facts))
+
+    def _ask(self, requests: Mapping[int, Any]) -> None:
+        """Send each worker its share."""
+        for worker in self._workers:
+            share = {slot: requests[slot] for slot in worker.settings.slots if slot in requests}
             if share:
-                self._send(worker, (verb, share))
-                busy.append(worker)
-        answers: dict[int, Any] = {}
-        for worker in busy:
-            answers.update(self._receive(worker))
-        return answers
+                worker.ask(share)
 
-    def _send(self, worker: int, message: Any) -> None:
-        try:
-            self._pipes[worker].send(message)
-        except OSError:
-            # The worker is gone; what it left in the pipe says why.
-            self._receive(worker)
+    def _receive(self, slots: Iterable[int]) -> dict[int, Report]:
+        """Each concerned worker's answer to its oldest request: environment index -> report."""
+        began = time.perf_counter()
+        wanted, reports = set(slots), {}
+        for index, worker in enumerate(self._workers):
+            if wanted.isdisjoint(worker.settings.slots):
+                continue
+            while True:
+                try:
+                    request, answer = worker.receive()
+                    break
+                except WorkerError as failure:
+                    self._revive(index, failure)
+            for activity, seconds in answer.seconds.items():
+                self.seconds[activity] += seconds
+            self._note(request, answer.reports)
+            reports.update(answer.reports)
+        self.seconds["waiting"] += time.perf_counter() - began
+        return reports
 
-    def _receive(self, worker: int) -> dict[int, Any]:
-        try:
-            answer = self._pipes[worker].recv()
-        except (EOFError, ConnectionError):
-            self._processes[worker].join(5)
-            code = self._processes[worker].exitcode
-            raise UserError(f"environment worker {worker} died with exit code {code}") from None
-        if isinstance(answer, str):
-            raise UserError(f"environment worker {worker} failed:\n{answer}")
-        return answer
+    def _note(self, request: Request, reports: Mapping[int, Report]) -> None:
+        """Remember where the environments stand now."""
+        for slot, what in request.items():
+            self._digests[slot] = reports[slot].digest
+            if isinstance(what, Episode):
+                self._episodes[slot] = what
+            elif reports[slot].fresh_facts is not None and what.following is not None:
+                self._episodes[slot] = what.following
+            else:
+                before = self._episodes[slot]
+                self._episodes[slot] = Episode(before.seed, (*before.actions, what.action))
+
+    def _revive(self, index: int, failure: WorkerError) -> None:
+        """Restart a worker, put its environments where they stood, and ask it again.
+
+        Raises:
+            UserError: It failed too often, or a replay led elsewhere than the first play.
+        """
+        worker = self._workers[index]
+        unanswered = list(worker.unanswered)
+        if not worker.is_ready and self.restarts[index] == 0:
+            raise UserError(f"environment worker {index} could not start: it {failure}")
+        standing = {
+            slot: self._episodes[slot] for slot in worker.settings.slots if slot in self._episodes
+        }
+        while True:
+            self.restarts[index] += 1
+            if self.restarts[index] > self._max_restarts:
+                raise UserError(
+                    f"environment worker {index} failed again after {self._max_restarts} restarts "
+                    f"(max_worker_restarts): it {failure}"
+                )
+            logger.warning(
+                "environment worker %d %s\nrestarting it (%d of %d) and replaying its %d episodes",
+                index,
+                failure,
+                self.restarts[index],
+                self._max_restarts,
+                len(standing),
+            )
+            worker.kill()
+            worker.start()
+            try:
+                if standing:
+                    worker.ask(standing)
+                    self._check_replay(worker.receive()[1].reports)
+                break
+            except WorkerError as again:
+                failure = again
+        for request in unanswered:
+            worker.ask(request)
+
+    def _check_replay(self, reports: Mapping[int, Report]) -> None:
+        for slot, report in reports.items():
+            if report.digest != self._digests[slot]:
+                episode = self._episodes[slot]
+                raise UserError(
+                    f"environment {slot} did not replay: seed {episode.seed} and its "
+                    f"{len(episode.actions)} words led to another state than the first time, so "
+                    "the run cannot go on as if its worker had not failed"
+                )
 
     def close(self) -> None:
         """End all workers. Safe to call twice."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for worker in self._workers:
+            worker.close()
 
     def __enter__(self) -> EnvPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _work(pipe: Connection, config: EnvConfig, gamma: float, slots: list[int]) -> None:
-    """A worker's life: make the environments, answer until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    try:
-        envs = {slot: LanguageActionEnv(config, gamma) for slot in slots}
-        while True:
-            verb, arguments = pipe.recv()
-            answer: dict[int, Any] = {}
-            for slot, argument in arguments.items():
-                if verb == "reset":
-                    options = {"actions": argument.actions}
-                    observation, _ = envs[slot].reset(seed=argument.seed, options=options)
-                    answer[slot] = Observations.from_env(observation)
-                else:
-                    observation, *rest = envs[slot].step(argument)
-                    answer[slot] = (Observations.from_env(observation), *rest)
-            pipe.send(answer)
-    except (EOFError, BrokenPipeError):
-        return  # the parent closed the pool, or is gone
-    except Exception:
-        pipe.send(traceback.format_exc())

@@ -10,7 +10,7 @@ import numpy as np
 from vlm_agent.actions import Motion
 from vlm_agent.errors import UserError
 from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
-from vlm_agent.robot.names import import_robosuite, name_problems
+from vlm_agent.robot.names import import_mujoco, import_robosuite, name_problems
 from vlm_agent.robot.tasks import get_task
 
 REACHED_DISTANCE = 0.05
@@ -58,6 +58,7 @@ class RobotScene:
         self.env = _make_robosuite(task, robot)
         self.robot = self.env.robots[0]
         self.arm = self.robot.arms[0]
+        self._mj_step = import_mujoco().mj_step
         self.controller_every = max(1, round(PHYSICS_HZ / controller_hz))
         self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
 
@@ -94,12 +95,19 @@ class RobotScene:
         """Do robosuite's ``step`` without observables, with the controller at its own rate."""
         sim = self.env.sim
         substeps = PHYSICS_HZ // CONTROL_HZ
-        for substep in range(control_steps * substeps):
+        total = control_steps * substeps
+        controlled = [n for n in range(total) if n % substeps % self.controller_every == 0]
+        for now, following in zip(controlled, [*controlled[1:], total], strict=True):
             sim.step1()
-            new_goal = substep % substeps == 0
-            if new_goal or substep % self.controller_every == 0:
-                self.robot.control(action, policy_step=new_goal)
+            self.robot.control(action, policy_step=now % substeps == 0)
             sim.step2()
+            if following - now > 1:
+                self._mj_step(sim.model._model, sim.data._data, following - now - 1)
+
+    def physics_state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities of all joints, in MuJoCo's order."""
+        data = self.env.sim.data._data
+        return data.qpos, data.qvel
 
     @property
     def gripper_position(self) -> np.ndarray:

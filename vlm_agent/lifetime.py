@@ -1,0 +1,26 @@
+"""Processes that end with the one that started them, however that one ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+"""The option of Linux's ``prctl`` that chooses a signal for when the parent is gone."""
+
+
+def end_with_parent(number: signal.Signals, parent: int) -> None:
+    """Have the kernel send this process a signal when its parent ends; Linux only.
+
+    Strictly, when the parent's thread ends that started this process.
+
+    Args:
+        number: The signal.
+        parent: The parent's process id. If it is gone already, the signal is sent at once.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)

@@ -1,0 +1,265 @@
+"""Which parts of a scene a camera cannot see, so that they need not be drawn.
+
+What is left out cannot change a pixel, by geometry alone:
+
+- Outside the view: all corners of a bounding box lie beyond one side of the view, or behind what
+  the camera is mounted on.
+- Behind a box of the scene (:meth:`vlm_agent.robot.cover.Boxes.hide`).
+- In the mirror: MuJoCo mirrors the scene in the first reflective plane or box face, no other. A
+  mirror image is tested like the thing itself, with the boxes in front of the mirror as cover.
+
+Everything here is in view coordinates: the camera at the origin, x to the right, y up, looking
+along −z. G geoms, P bounding boxes, given by their corners (3, 8, P).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.robot.bounds import bounding_boxes, is_large
+from vlm_agent.robot.cover import CORNERS, MARGIN, Boxes, free_view_of, is_mounted
+from vlm_agent.robot.names import import_mujoco
+
+OPAQUE_ALPHA = 0.995
+"""MuJoCo draws geoms below this alpha as transparent."""
+
+WIDER = 1.001
+"""By how much the view is taken wider than it is."""
+
+MAX_CLOSER = 64
+"""The most bounding boxes to look at still closer; more would cost more than drawing them."""
+
+_HALVES = (np.eye(2)[[[0, 1]]] + np.eye(2)[[[0], [1]]]) / 2
+_OCTANTS = np.einsum("iax,jby,kcz->abcijkxyz", *[_HALVES] * 3).reshape(8, 8, 8)
+"""(corner, eighth, corner of the whole): the corners of a box's eighths as means of its own."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What one camera may see of the present state.
+
+    Attributes:
+        seen: bool (G,), geoms that may be seen directly.
+        mirrored: bool (G,), geoms whose mirror image may be seen.
+        sky: Whether the sky behind everything may be seen.
+    """
+
+    seen: np.ndarray
+    mirrored: np.ndarray
+    sky: bool
+
+
+@dataclass(frozen=True)
+class _Mirror:
+    """The plane that mirrors: a point on it and its normal; and the view's four corners on it.
+
+    ``meeting`` (3, 4) is ``None`` where the view reaches beyond the plane's horizon.
+    """
+
+    point: np.ndarray
+    normal: np.ndarray
+    meeting: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Boxed:
+    """Bounding boxes in view coordinates: whose they are (P,), and their corners (3, 8, P)."""
+
+    geoms: np.ndarray
+    corners: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> _Boxed:
+        return _Boxed(self.geoms[chosen], self.corners[:, :, chosen])
+
+    def __add__(self, other: _Boxed) -> _Boxed:
+        return _Boxed(
+            np.concatenate([self.geoms, other.geoms]),
+            np.concatenate([self.corners, other.corners], 2),
+        )
+
+    def eighths(self) -> _Boxed:
+        """Each box cut into eight."""
+        cut = np.tensordot(self.corners, _OCTANTS, (1, 2))  # (3, P, 8 corners, 8 eighths)
+        corners = cut.transpose(0, 2, 3, 1).reshape(3, 8, -1)
+        return _Boxed(np.tile(self.geoms, 8), np.ascontiguousarray(corners))
+
+
+class _Boxes3:
+    """Bounding boxes in their geoms' own frames: whose (P,), and their corners (P, 3, 8)."""
+
+    def __init__(self, geoms: np.ndarray, boxes_P23: np.ndarray) -> None:
+        self.geoms = geoms
+        self.corners = boxes_P23[:, 0, :, None] + CORNERS * boxes_P23[:, 1, :, None]
+
+    def of(self, geoms: np.ndarray | slice, poses: _Poses) -> _Boxed:
+        """The boxes of some geoms, where they stand in the view."""
+        chosen = np.isin(self.geoms, geoms) if isinstance(geoms, np.ndarray) else geoms
+        owners = self.geoms[chosen]
+        corners = poses.rotations[owners] @ self.corners[chosen] + poses.positions[owners, :, None]
+        return _Boxed(owners, np.ascontiguousarray(corners.transpose(1, 2, 0)))
+
+
+@dataclass(frozen=True)
+class _Poses:
+    """Where all geoms stand in view coordinates: rotations (G, 3, 3) and positions (G, 3)."""
+
+    rotations: np.ndarray
+    positions: np.ndarray
+
+    def mirrored(self, point: np.ndarray, normal: np.ndarray) -> _Poses:
+        """The poses of the mirror images in a plane; their rotations are improper."""
+        reflection = np.eye(3) - 2 * np.outer(normal, normal)
+        return _Poses(reflection @ self.rotations, (self.positions - point) @ reflection + point)
+
+
+class Visibility:
+    """Finds what a camera may see in the present state of a simulation.
+
+    Args:
+        model: A ``mujoco.MjModel``.
+        data: Its ``mujoco.MjData``, with up-to-date kinematics of any state.
+        camera_id: The camera.
+        drawn: bool (G,), geoms that are drawn where they can be seen.
+    """
+
+    def __init__(self, model: Any, data: Any, camera_id: int, drawn: np.ndarray) -> None:
+        kinds = import_mujoco().mjtGeom
+        plane, box = model.geom_type == kinds.mjGEOM_PLANE, model.geom_type == kinds.mjGEOM_BOX
+        opaque = drawn & (_alpha(model) >= OPAQUE_ALPHA)
+        shiny = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
+        mirrors = np.flatnonzero(opaque & (plane | box) & shiny)
+        self._model = model
+        self._camera_id = camera_id
+        self._drawn = drawn
+        # A shadow may fall into the view from anywhere; then nothing is left out.
+        self._casts_shadows = bool((model.light_castshadow & model.light_active).any())
+        self._planes = drawn & plane
+        self._boxes = np.flatnonzero(drawn & box & (model.geom_size.min(1) > 2 * MARGIN))
+        self._mirror = int(mirrors[0]) if len(mirrors) else None
+        whole = np.flatnonzero(drawn & ~plane)
+        self._whole = _Boxes3(whole, model.geom_aabb[whole].reshape(-1, 2, 3))
+        parts = {geom: bounding_boxes(model, geom) for geom in whole if is_large(model, geom)}
+        self._parts = _Boxes3(
+            np.repeat(list(parts), [len(boxes) for boxes in parts.values()]).astype(int),
+            np.concatenate([np.empty((0, 2, 3)), *parts.values()]),
+        )
+        self._large = np.isin(np.arange(model.ngeom), list(parts))
+        mounted = is_mounted(model, camera_id)
+        self._worth = (self._large | (model.geom_type == kinds.mjGEOM_CYLINDER)) & ~mounted
+        self._free = free_view_of(model, data, camera_id, opaque & mounted)
+        self._tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2) * WIDER
+        self._near = model.vis.map.znear * model.stat.extent
+
+    def look(self, data: Any, with_mirror: bool = True) -> View:
+        """What the camera may see now.
+
+        Args:
+            data: The ``mujoco.MjData``, with up-to-date kinematics.
+            with_mirror: Whether mirror images count.
+        """
+        nothing = np.zeros_like(self._drawn)
+        if self._casts_shadows:
+            return View(self._drawn, self._drawn if with_mirror else nothing, True)
+        to_view = data.cam_xmat[self._camera_id].reshape(3, 3).T
+        positions = (data.geom_xpos - data.cam_xpos[self._camera_id]) @ to_view.T
+        poses = _Poses(to_view @ data.geom_xmat.reshape(-1, 3, 3), positions)
+        cover = self._covering(poses)
+        seen = self._planes | self._visible(poses, cover, self._worth)
+        mirror = self._find_mirror(poses)
+        if mirror is None:
+            return View(seen, nothing, True)
+        if mirror.meeting is not None and cover.hide(mirror.meeting[..., None])[0]:
+            return View(seen & ~self._is_mirror_plane(), nothing, False)
+        sky = not self._is_filled(mirror, poses)
+        if not with_mirror:
+            return View(seen, nothing, sky)
+        cover = cover.in_front_of(mirror.point, mirror.normal)
+        mirrored = self._visible(poses.mirrored(mirror.point, mirror.normal), cover, self._drawn)
+        mirrored[self._mirror] = False
+        return View(seen, mirrored, sky)
+
+    def _visible(self, poses: _Poses, cover: Boxes, worth: np.ndarray) -> np.ndarray:
+        """Geoms (G,) with a bounding box that is in view, and not behind one box of the cover.
+
+        Args:
+            poses: Where the geoms stand.
+            cover: What may hide them.
+            worth: bool (G,), the geoms that are worth a closer look.
+        """
+        visible = np.zeros_like(self._drawn)
+        boxes = self._keep(self._whole.of(slice(None), poses), cover)
+        closer = worth[boxes.geoms]
+        visible[boxes.geoms[~closer]] = True
+        boxes, large = boxes[closer], self._large[boxes.geoms[closer]]
+        boxes = boxes[~large].eighths() + self._parts.of(boxes.geoms[large], poses)
+        boxes = self._keep(boxes, cover)
+        if len(boxes.geoms) <= MAX_CLOSER:
+            boxes = self._keep(boxes.eighths(), cover)
+        visible[boxes.geoms] = True
+        return visible
+
+    def _keep(self, boxes: _Boxed, cover: Boxes) -> _Boxed:
+        """Those of the bounding boxes that may be visible."""
+        boxes = boxes[self._in_view(boxes.corners)]
+        return boxes[~cover.hide(boxes.corners)]
+
+    def _in_view(self, corners_38P: np.ndarray) -> np.ndarray:
+        """Boxes (P,) that are not beyond one side of the view with all corners.
+
+        Nearer than the view begins, and behind what the camera is mounted on, count as beyond.
+        """
+        x, y, z = corners_38P
+        reach = -self._tangent * z
+        outside = (z > -self._near / WIDER).all(0)
+        for side in (x, y):
+            outside |= (side > reach).all(0) | (side < -reach).all(0)
+        free = self._free
+        behind = (x < -free.left * z).all(0) | (x > -free.right * z).all(0)
+        behind |= (y < -free.lower * z).all(0) | (y > -free.upper * z).all(0)
+        return ~outside & ~(behind & (z < -free.depth).all(0))
+
+    def _covering(self, poses: _Poses) -> Boxes:
+        """The boxes that may hide things: in view, and not so near that they are cut open."""
+        chosen = self._boxes[_alpha(self._model)[self._boxes] >= OPAQUE_ALPHA]
+        cover = Boxes(
+            poses.rotations[chosen], poses.positions[chosen], self._model.geom_size[chosen]
+        )
+        corners = cover.corners()
+        beyond = (-corners[2] > self._near * WIDER).all(0)
+        return cover[self._in_view(corners) & beyond]
+
+    def _find_mirror(self, poses: _Poses) -> _Mirror | None:
+        """The mirror, if there is one and the camera is in front of it."""
+        if self._mirror is None:
+            return None
+        normal, point = poses.rotations[self._mirror][:, 2], poses.positions[self._mirror]
+        if not self._planes[self._mirror]:  # a box mirrors in its upper face
+            point = point + self._model.geom_size[self._mirror, 2] * normal
+        if normal @ point >= 0:
+            return None
+        rays = CORNERS[:, ::2] * np.array([[self._tangent], [self._tangent], [1.0]])
+        with np.errstate(divide="ignore"):
+            reach = (point @ normal) / (normal @ rays)
+        return _Mirror(point, normal, rays * reach if (reach > 0).all() else None)
+
+    def _is_filled(self, mirror: _Mirror, poses: _Poses) -> bool:
+        """Whether the mirror lies behind all of the view, so that no sky can be seen."""
+        if mirror.meeting is None:
+            return False
+        across = poses.rotations[self._mirror].T[:2] @ (mirror.meeting - mirror.point[:, None])
+        sides = self._model.geom_size[self._mirror, :2, None] - MARGIN
+        return bool((np.abs(across) < sides).all())
+
+    def _is_mirror_plane(self) -> np.ndarray:
+        """The mirror as a mask (G,), if it is a plane."""
+        return self._planes & (np.arange(len(self._planes)) == self._mirror)
+
+
+def _alpha(model: Any) -> np.ndarray:
+    """The geoms' alpha (G,): a material's, unless the geom has a colour of its own."""
+    own = (model.geom_rgba != [0.5, 0.5, 0.5, 1.0]).any(1) | (model.geom_matid < 0)
+    materials = np.append(model.mat_rgba[:, 3], 1.0)  # index −1: no material
+    return np.where(own, model.geom_rgba[:, 3], materials[model.geom_matid])

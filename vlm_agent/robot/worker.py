@@ -1,0 +1,194 @@
+"""The process that runs some of a pool's environments, and what it is asked and answers."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import multiprocessing as mp
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.errors import UserError
+from vlm_agent.lifetime import end_with_parent
+from vlm_agent.observations import Observations
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.env import LanguageActionEnv, Observation
+from vlm_agent.robot.episode import Episode
+from vlm_agent.robot.gl import select_gpu
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures in shared memory, two per environment: after its last word, and of a new episode.
+
+    The memory is anonymous, so that nothing is left behind, however the processes end.
+    """
+
+    memory: Any
+    shape: tuple[int, ...]
+
+    @classmethod
+    def allocate(cls, num_envs: int, size: int) -> Frames:
+        """Room for all environments of a pool."""
+        shape = (2, num_envs, size, size, 3)
+        return cls(mp.get_context("spawn").RawArray(ctypes.c_uint8, int(np.prod(shape))), shape)
+
+    def array(self) -> np.ndarray:
+        """The pictures as uint8 (2, N, H, W, 3), without a copy."""
+        return np.frombuffer(self.memory, np.uint8).reshape(self.shape)
+
+
+MakeEnv = Callable[[EnvConfig, float], LanguageActionEnv]
+"""``LanguageActionEnv``, or another importable name that makes one."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is made of.
+
+    Attributes:
+        slots: The environments it runs, by their index in the pool.
+        config: Their scene.
+        gamma: Discount for the progress reward.
+        frames: Where the pictures go.
+        gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
+        make_env: Makes one of them, from ``config`` and ``gamma``.
+    """
+
+    slots: tuple[int, ...]
+    config: EnvConfig
+    gamma: float
+    frames: Frames
+    gpu: int | None
+    make_env: MakeEnv
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an environment is asked for: a word, and the episode to begin if that ends this one."""
+
+    action: int
+    following: Episode | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an environment answers; its pictures are in shared memory.
+
+    Attributes:
+        facts: int32 (F,), after the word or the reset.
+        digest: Of the present state, see :meth:`LanguageActionEnv.digest`.
+        outcome: Reward, terminated, truncated and info of a word; ``None`` after a reset.
+        fresh_facts: int32 (F,), of the episode that was begun after the word, if one was.
+    """
+
+    facts: np.ndarray
+    digest: bytes
+    outcome: tuple[float, bool, bool, dict[str, Any]] | None = None
+    fresh_facts: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A worker's answer to a message: slot -> report, and the seconds spent on each activity."""
+
+    reports: dict[int, Report]
+    seconds: dict[str, float]
+
+
+Request = Mapping[int, Episode] | Mapping[int, Step]
+"""Slot -> the episode to begin or take up, or the word to say."""
+
+
+def run_worker(
+    pipe: Connection, last_words: str, with_thread: bool, settings: WorkerSettings
+) -> None:
+    """A worker's life: make the environments, say ``None``, answer until the pipe is closed.
+
+    A ``UserError`` or a traceback in place of an answer is its last message.
+
+    Args:
+        pipe: To the parent.
+        last_words: A file for what it cannot send: the stacks of a crash, or of a hang (SIGUSR1).
+        with_thread: Whether it may end with the thread that started it.
+        settings: The environments.
+    """
+    _end_with_parent(with_thread)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with Path(last_words).open("w") as stacks:
+        Path(last_words).unlink()  # the parent has it open
+        faulthandler.enable(stacks)
+        faulthandler.register(signal.SIGUSR1, stacks)
+        try:
+            _answer(pipe, settings)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return  # the parent closed the pool, or is gone
+        except UserError as error:
+            pipe.send(error)
+        except Exception:
+            pipe.send(traceback.format_exc())
+
+
+def _answer(pipe: Connection, settings: WorkerSettings) -> None:
+    """Build the environments, then do what is asked, one message after the other."""
+    if settings.gpu is not None:
+        select_gpu(settings.gpu)
+    envs = {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
+    pictures = settings.frames.array()
+    pipe.send(None)
+    while True:
+        request: Request = pipe.recv()
+        before = _seconds(envs)
+        reports = {slot: _do(envs[slot], what, pictures[:, slot]) for slot, what in request.items()}
+        after = _seconds(envs)
+        pipe.send(Answer(reports, {key: after[key] - before[key] for key in after}))
+
+
+def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> Report:
+    """Take up an episode; or say a word, and begin another episode if the word ended this one."""
+    if isinstance(what, Episode):
+        observation, _ = env.reset(seed=what.seed, options={"actions": what.actions})
+        return Report(_put(observation, pictures[0]), env.digest())
+    observation, reward, terminated, truncated, info = env.step(what.action)
+    facts = _put(observation, pictures[0])
+    fresh_facts = None
+    if what.following is not None and (terminated or truncated):
+        observation, _ = env.reset(seed=what.following.seed)
+        fresh_facts = _put(observation, pictures[1])
+    outcome = (reward, terminated, truncated, info)
+    return Report(facts, env.digest(), outcome, fresh_facts)
+
+
+def _put(observation: Observation, picture: np.ndarray) -> np.ndarray:
+    """Write the frame into shared memory; the facts go through the pipe."""
+    single = Observations.from_env(observation)
+    picture[:] = single.frames
+    return single.facts
+
+
+def _seconds(envs: Mapping[int, LanguageActionEnv]) -> dict[str, float]:
+    """Seconds that all environments together have spent so far, by activity."""
+    activities = next(iter(envs.values())).seconds
+    return {key: sum(env.seconds[key] for env in envs.values()) for key in activities}
+
+
+def _end_with_parent(with_thread: bool) -> None:
+    parent = mp.parent_process()
+    assert parent is not None and parent.pid is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if with_thread:  # the kernel sees to it even if the watch cannot run
+        end_with_parent(signal.SIGKILL, parent.pid)
