@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_eval, _add_prompt, _add_show, _add_doctor):
+    for add in (_add_eval, _add_prompt, _add_show, _add_bench, _add_doctor):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.takes_recipe:
@@ -74,12 +74,7 @@ def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.learning.evaluation import evaluate, summarize
     from vlm_agent.robot.pool import EnvPool
 
-    if arguments.json:  # found out now, not after the last episode
-        try:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.touch()
-        except OSError as error:
-            raise UserError(f"--json {arguments.json}: cannot be written: {error}") from None
+    _check_writable(arguments.json)
     disable_progress_bar()  # of loading weights
     policy, env, gamma = load_policy(arguments.policy)
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -174,6 +169,36 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
         episode_strip(*load_episode(path), count=6, output=output)
     print(f"wrote {output}")
     return 0
+
+
+def _add_bench(commands: Any) -> None:
+    from vlm_agent.bench.command import add_arguments
+
+    parser = commands.add_parser(
+        "bench",
+        help="measure how fast the robot's world is",
+        description="Each benchmark runs two things side by side and reports their ratio.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=_bench, takes_recipe=False)
+
+
+def _bench(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.bench.command import run
+
+    _check_writable(arguments.json)
+    run(arguments)
+    return 0
+
+
+def _check_writable(path: Path | None) -> None:
+    """Find out now whether the result can be written, not when it is there."""
+    if path:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise UserError(f"--json {path}: cannot be written: {error}") from None
 
 
 def _add_doctor(commands: Any) -> None:

@@ -28,6 +28,7 @@ class ColourPool:
 
     def __init__(self, num_envs: int, horizon: int = 4) -> None:
         self.num_envs = num_envs
+        self.num_workers = 1
         self.horizon = horizon
         self._episodes: dict[int, tuple[int, list[int]]] = {}
         self._begun: deque[tuple[Mapping[int, int], Mapping[int, Episode]]] = deque()

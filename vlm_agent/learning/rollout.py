@@ -239,6 +239,28 @@ class RolloutCollector:
         number = self.episodes_begun[env]
         return derive_seed(self.seed, "episode", self.rank, int(env), number)
 
+    def seconds(self) -> dict[str, float]:
+        """Time spent so far: the workers' on physics and rendering (summed), and this process's
+        on the model and on waiting for workers.
+        """
+        return {**self.pool.seconds, "model": self.model_seconds}
+
+    def shares(self, wall: float, since: dict[str, float]) -> dict[str, float]:
+        """What the time went to, as shares of what all workers had, or this process.
+
+        Args:
+            wall: Seconds that went by.
+            since: What :meth:`seconds` was at their beginning.
+        """
+        spent = {key: value - since[key] for key, value in self.seconds().items()}
+        workers = wall * self.pool.num_workers
+        return {
+            "physics_share": spent["physics"] / workers,
+            "rendering_share": spent["rendering"] / workers,
+            "model_share": spent["model"] / wall,
+            "waiting_share": spent["waiting"] / wall,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Where the episodes stand, as plain JSON values."""
         return {

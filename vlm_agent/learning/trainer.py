@@ -90,7 +90,7 @@ class PPOTrainer:
             self.evaluate()
         with self._progress_bar() as self.bar:
             while self.timesteps < self.ppo.total_timesteps:
-                began = time.perf_counter()
+                began, spent = time.perf_counter(), self.collector.seconds()
                 learning_rate = self._set_learning_rate()
                 rollout, episodes = self.collect()
                 collected = time.perf_counter()
@@ -102,6 +102,7 @@ class PPOTrainer:
                     "words_per_s": self.new_timesteps / (updated - began),
                     "rollout_s": collected - began,
                     "update_s": updated - collected,
+                    **self.collector.shares(collected - began, since=spent),
                 }
                 self.record(rollout, episodes, losses | {"learning_rate": learning_rate} | times)
                 if self._is_due(self.ppo.eval_freq):
@@ -235,6 +236,7 @@ class PPOTrainer:
                 }
             )
             shown = {"return": rates["episode_return"], "success": rates["success_rate"]}
+            shown |= {k: measured[f"{k}_share"] for k in ("physics", "rendering", "model")}
             self.bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
 
     def save(self) -> None:

@@ -36,15 +36,17 @@ def bounding_boxes(model: Any, geom: int) -> np.ndarray:
     The triangles are put into heaps, cutting the largest heap in the middle again and again.
     """
     heaps = [mesh_triangles(model, geom)]
+    extents = [np.ptp(heaps[0], axis=(0, 1))]
     while len(heaps) < MAX_PARTS:
-        extents = np.array([np.ptp(heap, axis=(0, 1)) for heap in heaps])
-        largest = int(extents.max(1).argmax())
+        largest = int(np.max(extents, 1).argmax())
         heap, axis = heaps[largest], extents[largest].argmax()
         position = heap[..., axis].mean(1)
         below = position < (heap[..., axis].min() + heap[..., axis].max()) / 2
         if below.all() or not below.any():
             break  # one triangle spans it all
-        heaps[largest : largest + 1] = [heap[below], heap[~below]]
+        halves = [heap[below], heap[~below]]
+        heaps[largest : largest + 1] = halves
+        extents[largest : largest + 1] = [np.ptp(half, axis=(0, 1)) for half in halves]
     low = np.array([heap.min((0, 1)) for heap in heaps])
     high = np.array([heap.max((0, 1)) for heap in heaps])
     return np.stack([(low + high) / 2, (high - low) / 2], 1)

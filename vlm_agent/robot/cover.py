@@ -22,11 +22,20 @@ MARGIN = 1e-3
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float).T
 """(3, 8): the corners of a box, as signs of its half-sizes."""
 
+_PAIRS = [(i, i ^ bit) for i in range(8) for bit in (1, 2, 4)]
+_EDGES = np.array(_PAIRS).T
+"""(2, 24): the corners at both ends of each edge of a box, in both directions."""
+
 MASK_SIZE = 1024
 """Pixels along the side of the picture of the camera's mount."""
 
 MASK_MARGIN = 3
 """Pixels by which that picture is taken smaller than it is drawn."""
+
+
+def dot(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Scalar products of a vector (3,) with points (3, …)."""
+    return (vector @ points.reshape(3, -1)).reshape(points.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Boxes:
 
     def in_front_of(self, point: np.ndarray, normal: np.ndarray) -> Boxes:
         """Those that stand entirely on the normal's side of a plane."""
-        heights = np.tensordot(normal, self.corners(), 1) - point @ normal
+        heights = dot(normal, self.corners()) - point @ normal
         return self[(heights > -MARGIN).all(0)]
 
     def hide(self, corners_3EP: np.ndarray) -> np.ndarray:
@@ -69,25 +78,49 @@ class Boxes:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The sides of a view: left, right, lower and upper tangents of the angles seen.
+class Strip:
+    """A strip along one side of the picture in which nothing beyond a distance is ever seen.
 
-    Beyond the distance ``depth`` (metres along the view) nothing is seen outside of them.
+    Attributes:
+        normal: (3,), of the plane through the camera that bounds it; points p with
+            ``normal @ p < 0`` are in the strip.
+        depth: That distance, in metres along the view.
     """
 
-    left: float
-    right: float
-    lower: float
-    upper: float
+    normal: np.ndarray
     depth: float
 
+    def hide(self, corners_38P: np.ndarray) -> np.ndarray:
+        """Boxes (P,) that lie entirely behind it."""
+        inside = dot(self.normal, corners_38P) < 0
+        return inside.all(0) & self._is_beyond(corners_38P)
 
-def free_view(triangles_F33: np.ndarray, tangent: float, near: float) -> Sides:
-    """The part of a view that is not always filled by what the camera is mounted on.
+    def clip(self, corners_38P: np.ndarray) -> np.ndarray:
+        """Points (3, 24, P) whose hull contains what of each box is not behind the strip.
+
+        These are the ends of the box's edges, moved to the strip's bounding plane where only the
+        other end is outside of the strip. Where both are inside, a point of the box that is
+        outside takes their place. Boxes that are not beyond the strip's distance stay whole.
+        """
+        height = dot(self.normal, corners_38P)
+        near, far = corners_38P[:, _EDGES[0]], corners_38P[:, _EDGES[1]]
+        here, there = height[_EDGES[0]], height[_EDGES[1]]
+        move = (here < 0) & self._is_beyond(corners_38P)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(move & (there > 0), here / (here - there), 0.0)
+        points = near + share * (far - near)
+        outside = np.take_along_axis(corners_38P, height.argmax(0)[None, None], 1)
+        return np.where(move & (there <= 0), outside, points)
+
+    def _is_beyond(self, corners_38P: np.ndarray) -> np.ndarray:
+        return (corners_38P[2] < -self.depth).all(0)
+
+
+def find_strip(triangles_F33: np.ndarray, tangent: float, near: float) -> Strip:
+    """The widest strip that is always filled by what the camera is mounted on.
 
     A camera in the hand sees the hand, always in the same place. It is drawn once, from the front
-    faces of the meshes that are rigidly joined to the camera; rows and columns at the picture's
-    edges that it fills are not part of the free view.
+    faces of the meshes that are rigidly joined to the camera.
 
     Args:
         triangles_F33: Those meshes' triangles, in view coordinates.
@@ -107,9 +140,12 @@ def free_view(triangles_F33: np.ndarray, tangent: float, near: float) -> Sides:
     # A pixel counts as filled only if all those around it are. Row 0 is the lowest.
     free = maximum_filter(~np.asarray(picture), 2 * MASK_MARGIN + 1, mode="nearest")
     columns, rows = np.flatnonzero(free.any(0)), np.flatnonzero(free.any(1))
-    bounds = np.array([columns[0], columns[-1] + 1, rows[0], rows[-1] + 1])
-    left, right, lower, upper = bounds / scale - tangent
-    return Sides(left, right, lower, upper, -drawn[..., 2].min(initial=0.0))
+    widths = [columns[0], MASK_SIZE - 1 - columns[-1], rows[0], MASK_SIZE - 1 - rows[-1]]
+    side = int(np.argmax(widths))
+    axis, sign = side // 2, 1 - 2 * (side % 2)  # left, right, lower, upper
+    normal = np.zeros(3)
+    normal[axis], normal[2] = sign, widths[side] / scale - tangent
+    return Strip(normal, -drawn[..., 2].min(initial=0.0))
 
 
 def is_mounted(model: Any, camera_id: int) -> np.ndarray:
@@ -118,8 +154,8 @@ def is_mounted(model: Any, camera_id: int) -> np.ndarray:
     return (model.body_weldid[model.geom_bodyid] == body) & (body > 0)
 
 
-def free_view_of(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> Sides:
-    """:func:`free_view` of a camera.
+def mount_strip(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> Strip:
+    """:func:`find_strip` of a camera.
 
     Args:
         model: A ``mujoco.MjModel``.
@@ -135,4 +171,4 @@ def free_view_of(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> 
     world = np.concatenate([np.empty((0, 3, 3)), *triangles])
     in_view = (world - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
     tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
-    return free_view(in_view, tangent, model.vis.map.znear * model.stat.extent)
+    return find_strip(in_view, tangent, model.vis.map.znear * model.stat.extent)

@@ -115,7 +115,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self._step += 1
         self._last_action = int(action)
         success = self.scene.is_success()
-        self._stage = max(self._stage, self.scene.stage())
+        self._stage = max(self._stage, self.scene.stage(success))
         return self._reward(success), success
 
     def _reward(self, success: bool) -> float:

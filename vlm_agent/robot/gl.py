@@ -58,6 +58,13 @@ def make_context(size: int) -> Any:
     return context
 
 
+def renderer_name() -> str:
+    """What draws in the current context, in the driver's words: a GPU's name, or ``llvmpipe``."""
+    from OpenGL import GL
+
+    return GL.glGetString(GL.GL_RENDERER).decode()
+
+
 def select_gpu(index: int) -> None:
     """Draw on the GPU with that index from now on, if EGL knows it and nobody chose another.
 

@@ -37,7 +37,7 @@ class Oracle:
         """The action index for the scene's present state."""
         scene = self.scene
         gripper, target = scene.gripper_position, scene.object_position()
-        if scene.stage() >= Stage.GRASPED:
+        if scene.stage(scene.is_success()) >= Stage.GRASPED:
             return self._carry(target)
         if self._delivered(target):
             return OPEN if scene.gripper_closed else UP

@@ -260,6 +260,10 @@ class EnvPool:
                     "the run cannot go on as if its worker had not failed"
                 )
 
+    def worker_pids(self) -> list[int]:
+        """The workers' process ids; a restarted one has another."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
     def close(self) -> None:
         """End all workers. Safe to call twice."""
         for worker in self._workers:

@@ -10,6 +10,7 @@ import numpy as np
 from vlm_agent.actions import Motion
 from vlm_agent.errors import UserError
 from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
+from vlm_agent.robot.control import ArmControl
 from vlm_agent.robot.names import import_mujoco, import_robosuite, name_problems
 from vlm_agent.robot.tasks import get_task
 
@@ -67,6 +68,7 @@ class RobotScene:
         # The placement samplers share this generator object, so its state is set in place.
         self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self.env.reset()
+        self.control = ArmControl(self.robot, self.arm)  # robosuite makes new controllers, too
         self.gripper_closed = False
         self.target_position = self.gripper_position
         self._target_rotvec = _rotation_vector(self._site_matrix())
@@ -86,12 +88,11 @@ class RobotScene:
         leash = LEASH_STEPS * step_size
         here = self.gripper_position
         self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
-        grip = [1.0 if self.gripper_closed else -1.0] * self.robot.gripper[self.arm].dof
-        self._control(
-            np.concatenate([self.target_position, self._target_rotvec, grip]), control_steps
-        )
+        pose = np.concatenate([self.target_position, self._target_rotvec])
+        grip = np.full(self.robot.gripper[self.arm].dof, 1.0 if self.gripper_closed else -1.0)
+        self._run(pose, grip, control_steps)
 
-    def _control(self, action: np.ndarray, control_steps: int) -> None:
+    def _run(self, pose: np.ndarray, grip: np.ndarray, control_steps: int) -> None:
         """Do robosuite's ``step`` without observables, with the controller at its own rate."""
         sim = self.env.sim
         substeps = PHYSICS_HZ // CONTROL_HZ
@@ -99,7 +100,9 @@ class RobotScene:
         controlled = [n for n in range(total) if n % substeps % self.controller_every == 0]
         for now, following in zip(controlled, [*controlled[1:], total], strict=True):
             sim.step1()
-            self.robot.control(action, policy_step=now % substeps == 0)
+            if now % substeps == 0:
+                self.control.set_goal(pose, grip)
+            self.control.run()
             sim.step2()
             if following - now > 1:
                 self._mj_step(sim.model._model, sim.data._data, following - now - 1)
@@ -141,9 +144,9 @@ class RobotScene:
         """Whether robosuite counts the task as solved."""
         return bool(self.env._check_success())
 
-    def stage(self) -> Stage:
-        """The stage of the present state (not the highest so far)."""
-        if self.is_success():
+    def stage(self, is_success: bool) -> Stage:
+        """The stage of the present state (not the highest so far), given :meth:`is_success`."""
+        if is_success:
             return Stage.PLACED
         if self.task.target is None:
             return Stage.NONE

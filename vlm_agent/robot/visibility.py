@@ -5,8 +5,8 @@ What is left out cannot change a pixel, by geometry alone:
 - Outside the view: all corners of a bounding box lie beyond one side of the view, or behind what
   the camera is mounted on.
 - Behind a box of the scene (:meth:`vlm_agent.robot.cover.Boxes.hide`).
-- In the mirror: MuJoCo mirrors the scene in the first reflective plane or box face, no other. A
-  mirror image is tested like the thing itself, with the boxes in front of the mirror as cover.
+- In the mirror: the image of a bounding box lies where the mirror cannot be seen
+  (:mod:`vlm_agent.robot.mirror`).
 
 Everything here is in view coordinates: the camera at the origin, x to the right, y up, looking
 along −z. G geoms, P bounding boxes, given by their corners (3, 8, P).
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from vlm_agent.robot.bounds import bounding_boxes, is_large
-from vlm_agent.robot.cover import CORNERS, MARGIN, Boxes, free_view_of, is_mounted
+from vlm_agent.robot.cover import CORNERS, MARGIN, Boxes, is_mounted, mount_strip
+from vlm_agent.robot.mirror import Mirror, look_at_mirror
 from vlm_agent.robot.names import import_mujoco
 
 OPAQUE_ALPHA = 0.995
@@ -28,6 +29,9 @@ OPAQUE_ALPHA = 0.995
 
 WIDER = 1.001
 """By how much the view is taken wider than it is."""
+
+LEVELS = 3
+"""How often the boxes of large meshes are cut into eight beyond that."""
 
 MAX_CLOSER = 64
 """The most bounding boxes to look at still closer; more would cost more than drawing them."""
@@ -53,18 +57,6 @@ class View:
 
 
 @dataclass(frozen=True)
-class _Mirror:
-    """The plane that mirrors: a point on it and its normal; and the view's four corners on it.
-
-    ``meeting`` (3, 4) is ``None`` where the view reaches beyond the plane's horizon.
-    """
-
-    point: np.ndarray
-    normal: np.ndarray
-    meeting: np.ndarray | None
-
-
-@dataclass(frozen=True)
 class _Boxed:
     """Bounding boxes in view coordinates: whose they are (P,), and their corners (3, 8, P)."""
 
@@ -82,9 +74,8 @@ class _Boxed:
 
     def eighths(self) -> _Boxed:
         """Each box cut into eight."""
-        cut = np.tensordot(self.corners, _OCTANTS, (1, 2))  # (3, P, 8 corners, 8 eighths)
-        corners = cut.transpose(0, 2, 3, 1).reshape(3, 8, -1)
-        return _Boxed(np.tile(self.geoms, 8), np.ascontiguousarray(corners))
+        corners = _OCTANTS.reshape(64, 8) @ self.corners  # (3, 8 corners · 8 eighths, P)
+        return _Boxed(np.tile(self.geoms, 8), corners.reshape(3, 8, -1))
 
 
 class _Boxes3:
@@ -108,11 +99,6 @@ class _Poses:
 
     rotations: np.ndarray
     positions: np.ndarray
-
-    def mirrored(self, point: np.ndarray, normal: np.ndarray) -> _Poses:
-        """The poses of the mirror images in a plane; their rotations are improper."""
-        reflection = np.eye(3) - 2 * np.outer(normal, normal)
-        return _Poses(reflection @ self.rotations, (self.positions - point) @ reflection + point)
 
 
 class Visibility:
@@ -149,7 +135,7 @@ class Visibility:
         self._large = np.isin(np.arange(model.ngeom), list(parts))
         mounted = is_mounted(model, camera_id)
         self._worth = (self._large | (model.geom_type == kinds.mjGEOM_CYLINDER)) & ~mounted
-        self._free = free_view_of(model, data, camera_id, opaque & mounted)
+        self._strip = mount_strip(model, data, camera_id, opaque & mounted)
         self._tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2) * WIDER
         self._near = model.vis.map.znear * model.stat.extent
 
@@ -167,36 +153,46 @@ class Visibility:
         positions = (data.geom_xpos - data.cam_xpos[self._camera_id]) @ to_view.T
         poses = _Poses(to_view @ data.geom_xmat.reshape(-1, 3, 3), positions)
         cover = self._covering(poses)
-        seen = self._planes | self._visible(poses, cover, self._worth)
-        mirror = self._find_mirror(poses)
+        seen = self._planes | self._visible(poses, cover)
+        mirror = self._find_mirror(poses, cover, with_mirror)
         if mirror is None:
             return View(seen, nothing, True)
-        if mirror.meeting is not None and cover.hide(mirror.meeting[..., None])[0]:
+        if not mirror.window.any():
             return View(seen & ~self._is_mirror_plane(), nothing, False)
-        sky = not self._is_filled(mirror, poses)
-        if not with_mirror:
-            return View(seen, nothing, sky)
-        cover = cover.in_front_of(mirror.point, mirror.normal)
-        mirrored = self._visible(poses.mirrored(mirror.point, mirror.normal), cover, self._drawn)
-        mirrored[self._mirror] = False
-        return View(seen, mirrored, sky)
+        mirrored = self._mirrored(poses, mirror) if with_mirror else nothing
+        return View(seen, mirrored, not self._is_filled(mirror, poses))
 
-    def _visible(self, poses: _Poses, cover: Boxes, worth: np.ndarray) -> np.ndarray:
+    def _mirrored(self, poses: _Poses, mirror: Mirror) -> np.ndarray:
+        """Geoms (G,) whose image in the mirror may be seen."""
+        mirrored = np.zeros_like(self._drawn)
+        boxes = self._whole.of(slice(None), poses)
+        boxes = boxes[mirror.shows(boxes.corners, self._near)]
+        large = self._large[boxes.geoms]
+        mirrored[boxes.geoms[~large]] = True
+        boxes = self._parts.of(boxes.geoms[large], poses)
+        boxes = boxes[mirror.shows(boxes.corners, self._near)].eighths()
+        mirrored[boxes.geoms[mirror.shows(boxes.corners, self._near)]] = True
+        mirrored[self._mirror] = False
+        return mirrored
+
+    def _visible(self, poses: _Poses, cover: Boxes) -> np.ndarray:
         """Geoms (G,) with a bounding box that is in view, and not behind one box of the cover.
 
-        Args:
-            poses: Where the geoms stand.
-            cover: What may hide them.
-            worth: bool (G,), the geoms that are worth a closer look.
+        Those that take long to draw are looked at more closely.
         """
         visible = np.zeros_like(self._drawn)
         boxes = self._keep(self._whole.of(slice(None), poses), cover)
-        closer = worth[boxes.geoms]
+        closer = self._worth[boxes.geoms]
         visible[boxes.geoms[~closer]] = True
         boxes, large = boxes[closer], self._large[boxes.geoms[closer]]
         boxes = boxes[~large].eighths() + self._parts.of(boxes.geoms[large], poses)
-        boxes = self._keep(boxes, cover)
-        if len(boxes.geoms) <= MAX_CLOSER:
+        boxes = self._keep(self._keep(boxes, cover).eighths(), cover)
+        visible[boxes.geoms[~self._large[boxes.geoms]]] = True
+        boxes = boxes[self._large[boxes.geoms]]
+        for _ in range(LEVELS):
+            boxes = boxes[~cover.hide(self._strip.clip(boxes.corners))]
+            if not 0 < len(boxes.geoms) <= MAX_CLOSER:
+                break
             boxes = self._keep(boxes.eighths(), cover)
         visible[boxes.geoms] = True
         return visible
@@ -216,10 +212,7 @@ class Visibility:
         outside = (z > -self._near / WIDER).all(0)
         for side in (x, y):
             outside |= (side > reach).all(0) | (side < -reach).all(0)
-        free = self._free
-        behind = (x < -free.left * z).all(0) | (x > -free.right * z).all(0)
-        behind |= (y < -free.lower * z).all(0) | (y > -free.upper * z).all(0)
-        return ~outside & ~(behind & (z < -free.depth).all(0))
+        return ~outside & ~self._strip.hide(corners_38P)
 
     def _covering(self, poses: _Poses) -> Boxes:
         """The boxes that may hide things: in view, and not so near that they are cut open."""
@@ -231,21 +224,16 @@ class Visibility:
         beyond = (-corners[2] > self._near * WIDER).all(0)
         return cover[self._in_view(corners) & beyond]
 
-    def _find_mirror(self, poses: _Poses) -> _Mirror | None:
+    def _find_mirror(self, poses: _Poses, cover: Boxes, closely: bool) -> Mirror | None:
         """The mirror, if there is one and the camera is in front of it."""
         if self._mirror is None:
             return None
         normal, point = poses.rotations[self._mirror][:, 2], poses.positions[self._mirror]
         if not self._planes[self._mirror]:  # a box mirrors in its upper face
             point = point + self._model.geom_size[self._mirror, 2] * normal
-        if normal @ point >= 0:
-            return None
-        rays = CORNERS[:, ::2] * np.array([[self._tangent], [self._tangent], [1.0]])
-        with np.errstate(divide="ignore"):
-            reach = (point @ normal) / (normal @ rays)
-        return _Mirror(point, normal, rays * reach if (reach > 0).all() else None)
+        return look_at_mirror(point, normal, self._tangent, cover, self._strip, closely)
 
-    def _is_filled(self, mirror: _Mirror, poses: _Poses) -> bool:
+    def _is_filled(self, mirror: Mirror, poses: _Poses) -> bool:
         """Whether the mirror lies behind all of the view, so that no sky can be seen."""
         if mirror.meeting is None:
             return False

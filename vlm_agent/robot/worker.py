@@ -140,6 +140,8 @@ def run_worker(
 
 def _answer(pipe: Connection, settings: WorkerSettings) -> None:
     """Build the environments, then do what is asked, one message after the other."""
+    # Mesa's software renderer starts a thread per core; here there is a worker per core.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     if settings.gpu is not None:
         select_gpu(settings.gpu)
     envs = {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}

@@ -1,0 +1,47 @@
+"""``vlm-agent bench``: choose a benchmark, run it, show a table, write a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS: dict[str, str] = {
+    "camera": "a frame: stock robosuite against camera: exact and camera: fast",
+    "env": "a word and its frame: stock robosuite, and bare physics, against the environment",
+    "pool": "words per second: two workers against one, and a rollout with the tiny policy",
+}
+"""Name (of the module too) -> what is compared."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``vlm-agent bench``."""
+    names = parser.add_subparsers(title="benchmarks", metavar="NAME", dest="name", required=True)
+    for name, description in BENCHMARKS.items():
+        one = names.add_parser(name, help=description, description=f"Compare {description}.")
+        one.add_argument("--task", default="PickPlaceCan", help="(default: PickPlaceCan)")
+        one.add_argument("--robot", default="Panda", help="(default: Panda)")
+        one.add_argument("--frame_size", type=int, default=128, help="pixels (default: 128)")
+        one.add_argument("--words", type=int, default=240, help="how many (default: 240)")
+        one.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the chosen benchmark; its figures, a flat object."""
+    module = importlib.import_module(f"vlm_agent.bench.{arguments.name}")
+    settings = {key: getattr(arguments, key) for key in ("task", "robot", "frame_size", "words")}
+    figures: dict[str, Any] = {**settings, **module.measure(**settings)}
+    print(table(figures))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """Figures as two columns."""
+    width = max(map(len, figures))
+    shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in figures.items()}
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in shown.items())
