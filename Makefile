@@ -19,7 +19,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full test check install system format lock picture clean
+.PHONY: help quick full test check install system format lock bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,14 @@ format: install  ## format and mend what can be mended
 lock: install  ## write the installed versions into constraints.txt
 	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt
+
+bench: install system  ## measure camera, environment and pool against stock robosuite (5 minutes)
+	for name in camera env pool; do \
+	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json $(ARGS) || exit; done
+
+soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 minutes)
+	$(BIN)/vlm-agent bench soak --words 20000 --frame_size 112 --json recipes/results/soak.json
+	$(BIN)/pytest -k outlives --rounds 5
 
 picture: install system  ## make the README's picture again
 	$(BIN)/vlm-agent show --oracle 7 --output .github/robot.png

@@ -24,6 +24,15 @@ from vlm_agent.robot.env import LanguageActionEnv
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=1, help="how often to kill a pool's parent")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "round_" in metafunc.fixturenames:
+        metafunc.parametrize("round_", range(metafunc.config.getoption("rounds")))
+
+
 @pytest.fixture(scope="session")
 def template() -> PromptTemplate:
     source = (ROOT / "prompts" / "minimal.jinja").read_text()

@@ -1,6 +1,7 @@
 """The commands as a user types them, on a real robot, from training to evaluation."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.conftest import ROOT
 from vlm_agent import cli
 from vlm_agent.errors import UserError
 from vlm_agent.robot import rendering
+from vlm_agent.robot.rendering import Finding
 
 RUN = [
     "--config", str(ROOT / "recipes" / "quick.yaml"),
@@ -151,7 +153,7 @@ def test_console_script_and_help():
     script = Path(sys.executable).with_name("vlm-agent")
     result = subprocess.run([script, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
-    for command in ("eval", "prompt", "show", "doctor"):
+    for command in ("eval", "prompt", "show", "bench", "doctor"):
         assert command in result.stdout
     bad = subprocess.run([script, "eval", "--policy", "/nowhere"], capture_output=True, text=True)
     assert bad.returncode == 2
@@ -159,14 +161,26 @@ def test_console_script_and_help():
 
 
 class TestDoctor:
-    def test_rendering_works_here(self):
-        assert rendering.rendering_problem() is None
+    def test_rendering_works_here_and_says_with_what(self, capsys):
+        assert cli.main(["doctor"]) == 0
+        out = capsys.readouterr().out
+        assert re.search(r"egl +works on (the CPU|a GPU): \w+", out)
+        assert re.search(r"osmesa +(works|does not work)", out)
+        assert "drawn with egl" in out
 
-    def test_a_broken_backend_is_found_and_the_command_named(self, monkeypatch):
-        monkeypatch.setenv("MUJOCO_GL", "osmesa")
-        monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
-        with pytest.raises(UserError, match="apt-get install -y libegl1 libgl1"):
+    def test_a_broken_backend_is_found_though_the_child_crashes(self, monkeypatch):
+        monkeypatch.setattr(rendering, "_PROBE", "import os; os.abort()")
+        assert rendering.probe("egl").problem == "it ended with -6"
+
+    def test_without_any_backend_the_install_command_is_named(self, monkeypatch):
+        monkeypatch.setattr(rendering, "_PROBE", "raise OSError('no libEGL')")
+        with pytest.raises(UserError, match="egl: on Debian.*apt-get install -y libegl1 libgl1"):
             cli.main(["doctor"])
+
+    def test_the_backend_that_works_is_named(self):
+        findings = [Finding("egl", None, "no device"), Finding("osmesa", "llvmpipe")]
+        assert rendering.advice(findings) == "use the one that works: export MUJOCO_GL=osmesa"
+        assert rendering.advice(findings[1:]) is None
 
     def test_installs_what_is_missing_as_root(self, monkeypatch, capsys):
         state = {"installed": False}
@@ -174,8 +188,9 @@ class TestDoctor:
         monkeypatch.setattr(
             rendering, "install_system_packages", lambda: state.update(installed=True)
         )
+        broken, mended = Finding("egl", None, "no libEGL"), Finding("egl", "llvmpipe")
         monkeypatch.setattr(
-            rendering, "rendering_problem", lambda: None if state["installed"] else "no libEGL"
+            rendering, "examine", lambda: [mended if state["installed"] else broken]
         )
         assert cli.main(["doctor", "--install"]) == 0
         assert "no libEGL" in capsys.readouterr().out

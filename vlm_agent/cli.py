@@ -205,7 +205,8 @@ def _add_doctor(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="check that this machine can render",
-        description="Render a picture in a child process; say what is missing if that fails.",
+        description="Render a picture in a child process with each backend that needs no display "
+        "(EGL, OSMesa); say which is used, and what is missing if it does not work.",
     )
     parser.add_argument(
         "--install", action="store_true", help="install what is missing, if run as root"
@@ -216,17 +217,15 @@ def _add_doctor(commands: Any) -> None:
 def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.robot import rendering
 
-    problem = rendering.rendering_problem()
-    if problem and arguments.install and rendering.can_install():
-        print(f"rendering does not work ({problem}); installing the system's libraries")
+    findings = rendering.examine()
+    if rendering.advice(findings) and arguments.install and rendering.can_install():
+        print(f"{findings[0]}; installing the system's libraries")
         rendering.install_system_packages()
-        problem = rendering.rendering_problem()
-    if problem:
-        raise UserError(
-            f"rendering does not work: {problem}\n  On Debian or Ubuntu, as root: "
-            f"{rendering.INSTALL_COMMAND}"
-        )
-    print("rendering works")
+        findings = rendering.examine()
+    print(*findings, sep="\n")
+    if advice := rendering.advice(findings):
+        raise UserError(f"cannot render with {findings[0].backend}: {advice}")
+    print(f"rendering works; frames are drawn with {findings[0].backend}")
     return 0
 
 

@@ -189,7 +189,7 @@ def test_closing_ends_the_workers_and_can_be_repeated():
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT", "exception"])
-def test_no_worker_outlives_its_parent(how: str):
+def test_no_worker_outlives_its_parent(how: str, round_: int):
     parent = subprocess.Popen(
         [sys.executable, "-m", "tests.robot.parent", how],
         cwd=ROOT,

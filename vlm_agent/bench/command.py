@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, str] = {
     "camera": "a frame: stock robosuite against camera: exact and camera: fast",
     "env": "a word and its frame: stock robosuite, and bare physics, against the environment",
     "pool": "words per second: two workers against one, and a rollout with the tiny policy",
+    "soak": "a worker's memory and open files after a tenth of the words and later",
 }
 """Name (of the module too) -> what is compared."""
 

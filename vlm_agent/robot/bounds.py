@@ -27,7 +27,7 @@ def mesh_triangles(model: Any, geom: int) -> np.ndarray:
     mesh = model.geom_dataid[geom]
     first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
     vertices = model.mesh_vert[model.mesh_vertadr[mesh] :]
-    return vertices[model.mesh_face[first : first + count]]
+    return vertices[model.mesh_face[first : first + count]].astype(float)
 
 
 def bounding_boxes(model: Any, geom: int) -> np.ndarray:
@@ -37,16 +37,18 @@ def bounding_boxes(model: Any, geom: int) -> np.ndarray:
     """
     heaps = [mesh_triangles(model, geom)]
     extents = [np.ptp(heaps[0], axis=(0, 1))]
-    while len(heaps) < MAX_PARTS:
+    while len(heaps) < MAX_PARTS and np.max(extents) > 0:
         largest = int(np.max(extents, 1).argmax())
         heap, axis = heaps[largest], extents[largest].argmax()
-        position = heap[..., axis].mean(1)
-        below = position < (heap[..., axis].min() + heap[..., axis].max()) / 2
-        if below.all() or not below.any():
-            break  # one triangle spans it all
-        halves = [heap[below], heap[~below]]
+        centres = heap[..., axis].mean(1)
+        middle = (heap[..., axis].min() + heap[..., axis].max()) / 2
+        if not centres.min() < middle <= centres.max():
+            middle = np.median(centres)  # a few long triangles on one side
+        halves = [half for half in (heap[centres < middle], heap[centres >= middle]) if len(half)]
         heaps[largest : largest + 1] = halves
         extents[largest : largest + 1] = [np.ptp(half, axis=(0, 1)) for half in halves]
+        if len(halves) == 1:
+            extents[largest] = np.zeros(3)  # it cannot be cut
     low = np.array([heap.min((0, 1)) for heap in heaps])
     high = np.array([heap.max((0, 1)) for heap in heaps])
     return np.stack([(low + high) / 2, (high - low) / 2], 1)
