@@ -72,15 +72,16 @@ lock: install  ## write the installed versions into constraints.txt
 	@mv $(VENV)/constraints constraints.txt
 
 bench: install system  ## measure camera, environment and pool against stock robosuite (5 minutes)
-	for name in camera env pool; do \
+	for name in camera env control pool; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json $(ARGS) || exit; done
 
 soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 minutes)
 	$(BIN)/vlm-agent bench soak --words 20000 --frame_size 112 --json recipes/results/soak.json
 	$(BIN)/pytest -k outlives --rounds 5
 
-picture: install system  ## make the README's picture again
+picture: install system  ## make the README's pictures again
 	$(BIN)/vlm-agent show --oracle 7 --output .github/robot.png
+	$(BIN)/vlm-agent show --directions Panda --output .github/directions.png
 
 clean:  ## remove .venv and caches, never runs or checkpoints
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

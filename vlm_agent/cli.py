@@ -147,19 +147,31 @@ def _add_show(commands: Any) -> None:
     what.add_argument(
         "--oracle", type=int, metavar="SEED", help="let the scripted expert play PickPlaceCan"
     )
+    what.add_argument(
+        "--directions",
+        metavar="ROBOT",
+        help="what the six directions mean, in what the hand sees and in the scene (.png)",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.mp4|FILE.png")
     parser.set_defaults(run=_show, takes_recipe=False)
 
 
 def _show(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.report.directions import picture_directions
     from vlm_agent.report.video import episode_strip, film_episode
+    from vlm_agent.robot.config import EnvConfig
     from vlm_agent.robot.episode import load_episode, save_episode
     from vlm_agent.robot.oracle import play_oracle
 
     path, output = arguments.episode, arguments.output
-    if output.suffix not in (".mp4", ".png"):
-        raise UserError(f"--output {output}: expected a name ending in .mp4 or .png")
+    endings = (".png",) if arguments.directions else (".mp4", ".png")
+    if output.suffix not in endings:
+        raise UserError(f"--output {output}: expected a name ending in {' or '.join(endings)}")
     output.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.directions:
+        picture_directions(output, EnvConfig(task="Lift", robot=arguments.directions))
+        print(f"wrote {output}")
+        return 0
     if path is None:
         path = output.with_suffix(".json")
         save_episode(path, *play_oracle(arguments.oracle))

@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import ROOT
 from vlm_agent.errors import UserError
-from vlm_agent.learning.launch import check_launch
+from vlm_agent.learning.launch import check_launch, rendering_gpu
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 TWO = ["--config_file", str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")]
@@ -117,3 +119,42 @@ def test_launch_guard_refuses(num_processes, environ):
 )
 def test_launch_guard_lets_honest_launches_pass(num_processes, environ):
     check_launch(num_processes, environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "gpus", "index"),
+    [
+        ({}, 0, None),
+        ({"LOCAL_RANK": "1"}, 0, None),
+        ({}, 1, 0),
+        ({"LOCAL_RANK": "1"}, 2, 1),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, 2, 6),
+        ({"LOCAL_RANK": "3"}, 2, 1),  # more processes than GPUs
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-5ad,GPU-77b"}, 2, 1),
+    ],
+)
+def test_each_process_draws_on_its_own_gpu(environ: dict, gpus: int, index: int | None):
+    assert rendering_gpu(environ, gpus) == index
+
+
+def test_the_trainer_ends_with_its_launcher(tmp_path):
+    """Also where the launcher could not tell it: killed by SIGKILL."""
+    command = [*LAUNCH, "--config_file", str(ROOT / "accelerate_configs" / "cpu.yaml")]
+    recipe = ["--config", str(ROOT / "recipes" / "quick.yaml"), "--output_dir", str(tmp_path)]
+    launcher = subprocess.Popen(
+        [*command, "-m", "vlm_agent.train", *recipe, "--task", "Lift", "--report_to", "none"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    started = psutil.Process(launcher.pid)
+    deadline = time.monotonic() + 120
+    while len(started.children(recursive=True)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)  # the trainer and two workers
+    children = started.children(recursive=True)
+    assert len(children) >= 3
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive

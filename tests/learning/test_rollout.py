@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ from tests.learning.worlds import ColourPool, ScriptedPool
 from vlm_agent.learning import rollout as rollout_module
 from vlm_agent.learning.rollout import RolloutCollector
 from vlm_agent.policy.policy import act, predict_values
+from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode
+from vlm_agent.robot.pool import EnvPool
 from vlm_agent.seeding import derive_seed
 
 
@@ -122,3 +127,60 @@ def test_every_step_and_rank_draws_its_own_numbers(speaker, monkeypatch):
         collector.collect_rollout(speaker, 3)
     numbers = [number for step in drawn for number in step]
     assert len(numbers) == len(set(numbers)) == 2 * 3 * 2
+
+
+def arrays(buffer) -> dict[str, np.ndarray]:
+    named = {field.name: getattr(buffer, field.name) for field in dataclasses.fields(buffer)}
+    observations = named.pop("observations")
+    return named | {"frames": observations.frames, "facts": observations.facts}
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5])
+def test_groups_change_nothing_but_the_batch(speaker, groups: int):
+    """Log-probabilities and values may round differently in a batch of another size."""
+    script = ["...", ".tl", "...", "l.t", "tll"]
+    whole = arrays(collect(ScriptedPool(script), speaker, 5)[1])
+    collector = RolloutCollector(ScriptedPool(script), seed=0, rank=0, groups=groups)
+    grouped, finished = collector.collect_rollout(speaker, 5)
+    for name, array in arrays(grouped).items():
+        if array.dtype == np.float32:
+            assert np.allclose(array, whole[name], atol=1e-5), name
+        else:
+            assert np.array_equal(array, whole[name]), name
+    assert len(finished) == 7
+    assert [record.actions for record in finished if len(record.actions) == 4]
+
+
+def test_the_time_is_accounted_for(speaker):
+    collector = RolloutCollector(ColourPool(2), seed=0, rank=0)
+    before = collector.seconds()
+    collector.collect_rollout(speaker, 3)
+    spent = collector.seconds()["model"] - before["model"]
+    shares = collector.shares(2 * spent, since=before)
+    assert shares["model_share"] == pytest.approx(0.5)
+    assert set(shares) == {"physics_share", "rendering_share", "model_share", "waiting_share"}
+
+
+def test_a_rollout_is_the_same_whichever_worker_is_killed(speaker):
+    """Point by point, with a real robot: every array of the finished buffer."""
+    config = EnvConfig(task="Lift", frame_size=56, horizon=5)
+    with EnvPool(config, 4, 2) as pool:
+
+        def rollout(victim: int | None) -> dict[str, np.ndarray]:
+            collector = RolloutCollector(pool, seed=0, rank=0, groups=2)
+            steps = iter(range(9))
+
+            def on_step() -> None:
+                if next(steps) == 6 and victim is not None:
+                    os.kill(pool.worker_pids()[victim], signal.SIGKILL)
+
+            return arrays(collector.collect_rollout(speaker, 9, on_step)[0])
+
+        undisturbed = rollout(None)
+        assert undisturbed["truncated"].sum() == 4
+        for victim in (0, 1):
+            again = rollout(victim)
+            assert pool.restarts[victim] == 1
+            for name, array in again.items():
+                assert np.array_equal(array, undisturbed[name]), name
+        assert pool.restarts == [1, 1]

@@ -12,6 +12,7 @@ from typing import Any
 BENCHMARKS: dict[str, str] = {
     "camera": "a frame: stock robosuite against camera: exact and camera: fast",
     "env": "a word and its frame: stock robosuite, and bare physics, against the environment",
+    "control": "the scripted expert's success and words with the controller at 100 and at 500 Hz",
     "pool": "words per second: two workers against one, and a rollout with the tiny policy",
     "soak": "a worker's memory and open files after a tenth of the words and later",
 }
