@@ -31,7 +31,7 @@ full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or 
 	$(LAUNCH) -m vlm_agent.train $(FULL) $(ARGS)
 
 test: install system  ## all tests, under 8 minutes on two cores
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 check: install  ## style, types and the import contract
 	$(BIN)/ruff check .

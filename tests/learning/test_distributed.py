@@ -130,7 +130,7 @@ def test_launch_guard_lets_honest_launches_pass(num_processes, environ):
         ({"LOCAL_RANK": "1"}, 2, 1),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, 2, 6),
         ({"LOCAL_RANK": "3"}, 2, 1),  # more processes than GPUs
-        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-5ad,GPU-77b"}, 2, 1),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-5ad,GPU-77b"}, 2, None),
     ],
 )
 def test_each_process_draws_on_its_own_gpu(environ: dict, gpus: int, index: int | None):

@@ -21,7 +21,8 @@ from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy, build_policy
 from vlm_agent.recipes import Recipe, make_recipe
 
-TIMES = ("words_per_s", "rollout_s", "update_s")
+SHARES = ("physics_share", "rendering_share", "model_share", "waiting_share")
+TIMES = ("words_per_s", "rollout_s", "update_s", *SHARES)
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +148,8 @@ def test_metrics_have_the_documented_keys_and_numbers(recipe_for):
     keys = (
         "timesteps episode_return episode_length success_rate reached_rate grasped_rate "
         "lifted_rate policy_loss value_loss entropy approx_kl clip_fraction explained_variance "
-        "first_ratio_error grad_norm learning_rate words_per_s rollout_s update_s"
+        "first_ratio_error grad_norm learning_rate words_per_s rollout_s update_s "
+        "physics_share rendering_share model_share waiting_share"
     )
     for row in metrics:
         assert set(keys.split()) <= set(row)

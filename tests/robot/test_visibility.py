@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from vlm_agent.robot.bounds import MAX_PARTS, bounding_boxes, mesh_triangles
+from vlm_agent.robot.bounds import CORNERS, MAX_PARTS, bounding_boxes, mesh_triangles
 from vlm_agent.robot.camera import SceneCamera
-from vlm_agent.robot.cover import CORNERS, Boxes, find_strip
+from vlm_agent.robot.cover import Boxes, find_strip
 from vlm_agent.robot.visibility import Visibility
 
 LIGHT = "<light pos='0 0 4' dir='0 0 -1' castshadow='{shadow}'/>"

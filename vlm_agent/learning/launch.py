@@ -39,7 +39,8 @@ def rendering_gpu(environ: Mapping[str, str], gpus: int) -> int | None:
     """The index, as EGL counts, of the GPU that this process's environments draw on.
 
     Each process of a run uses its own. EGL counts all GPUs of the machine, CUDA those that
-    ``CUDA_VISIBLE_DEVICES`` names.
+    ``CUDA_VISIBLE_DEVICES`` names; where it names them by other things than numbers, the choice is
+    EGL's.
 
     Args:
         environ: The environment that the launcher prepared.
@@ -48,10 +49,10 @@ def rendering_gpu(environ: Mapping[str, str], gpus: int) -> int | None:
     if gpus == 0:
         return None
     local = int(environ.get("LOCAL_RANK", "0")) % gpus
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if local < len(visible) and visible[local].strip().isdecimal():
-        return int(visible[local])
-    return local
+    if not environ.get("CUDA_VISIBLE_DEVICES"):
+        return local
+    name = environ["CUDA_VISIBLE_DEVICES"].split(",")[local].strip()
+    return int(name) if name.isdecimal() else None
 
 
 def check_launch(num_processes: int, environ: Mapping[str, str]) -> None:

@@ -13,14 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 
-from vlm_agent.robot.bounds import mesh_triangles
+from vlm_agent.robot.bounds import CORNERS, mesh_triangles
 from vlm_agent.robot.names import import_mujoco
 
 MARGIN = 1e-3
 """By how much boxes are taken smaller than they are, in metres."""
-
-CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float).T
-"""(3, 8): the corners of a box, as signs of its half-sizes."""
 
 _PAIRS = [(i, i ^ bit) for i in range(8) for bit in (1, 2, 4)]
 _EDGES = np.array(_PAIRS).T

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_agent.robot.bounds import bounding_boxes, is_large
-from vlm_agent.robot.cover import CORNERS, MARGIN, Boxes, is_mounted, mount_strip
+from vlm_agent.robot.bounds import GeomBoxes, PlacedBoxes, Poses, bounding_boxes, is_large
+from vlm_agent.robot.cover import MARGIN, Boxes, is_mounted, mount_strip
 from vlm_agent.robot.mirror import Mirror, look_at_mirror
 from vlm_agent.robot.names import import_mujoco
 
@@ -36,10 +36,6 @@ LEVELS = 3
 MAX_CLOSER = 64
 """The most bounding boxes to look at still closer; more would cost more than drawing them."""
 
-_HALVES = (np.eye(2)[[[0, 1]]] + np.eye(2)[[[0], [1]]]) / 2
-_OCTANTS = np.einsum("iax,jby,kcz->abcijkxyz", *[_HALVES] * 3).reshape(8, 8, 8)
-"""(corner, eighth, corner of the whole): the corners of a box's eighths as means of its own."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -54,51 +50,6 @@ class View:
     seen: np.ndarray
     mirrored: np.ndarray
     sky: bool
-
-
-@dataclass(frozen=True)
-class _Boxed:
-    """Bounding boxes in view coordinates: whose they are (P,), and their corners (3, 8, P)."""
-
-    geoms: np.ndarray
-    corners: np.ndarray
-
-    def __getitem__(self, chosen: np.ndarray) -> _Boxed:
-        return _Boxed(self.geoms[chosen], self.corners[:, :, chosen])
-
-    def __add__(self, other: _Boxed) -> _Boxed:
-        return _Boxed(
-            np.concatenate([self.geoms, other.geoms]),
-            np.concatenate([self.corners, other.corners], 2),
-        )
-
-    def eighths(self) -> _Boxed:
-        """Each box cut into eight."""
-        corners = _OCTANTS.reshape(64, 8) @ self.corners  # (3, 8 corners · 8 eighths, P)
-        return _Boxed(np.tile(self.geoms, 8), corners.reshape(3, 8, -1))
-
-
-class _Boxes3:
-    """Bounding boxes in their geoms' own frames: whose (P,), and their corners (P, 3, 8)."""
-
-    def __init__(self, geoms: np.ndarray, boxes_P23: np.ndarray) -> None:
-        self.geoms = geoms
-        self.corners = boxes_P23[:, 0, :, None] + CORNERS * boxes_P23[:, 1, :, None]
-
-    def of(self, geoms: np.ndarray | slice, poses: _Poses) -> _Boxed:
-        """The boxes of some geoms, where they stand in the view."""
-        chosen = np.isin(self.geoms, geoms) if isinstance(geoms, np.ndarray) else geoms
-        owners = self.geoms[chosen]
-        corners = poses.rotations[owners] @ self.corners[chosen] + poses.positions[owners, :, None]
-        return _Boxed(owners, np.ascontiguousarray(corners.transpose(1, 2, 0)))
-
-
-@dataclass(frozen=True)
-class _Poses:
-    """Where all geoms stand in view coordinates: rotations (G, 3, 3) and positions (G, 3)."""
-
-    rotations: np.ndarray
-    positions: np.ndarray
 
 
 class Visibility:
@@ -126,9 +77,9 @@ class Visibility:
         self._boxes = np.flatnonzero(drawn & box & (model.geom_size.min(1) > 2 * MARGIN))
         self._mirror = int(mirrors[0]) if len(mirrors) else None
         whole = np.flatnonzero(drawn & ~plane)
-        self._whole = _Boxes3(whole, model.geom_aabb[whole].reshape(-1, 2, 3))
+        self._whole = GeomBoxes(whole, model.geom_aabb[whole].reshape(-1, 2, 3))
         parts = {geom: bounding_boxes(model, geom) for geom in whole if is_large(model, geom)}
-        self._parts = _Boxes3(
+        self._parts = GeomBoxes(
             np.repeat(list(parts), [len(boxes) for boxes in parts.values()]).astype(int),
             np.concatenate([np.empty((0, 2, 3)), *parts.values()]),
         )
@@ -151,7 +102,7 @@ class Visibility:
             return View(self._drawn, self._drawn if with_mirror else nothing, True)
         to_view = data.cam_xmat[self._camera_id].reshape(3, 3).T
         positions = (data.geom_xpos - data.cam_xpos[self._camera_id]) @ to_view.T
-        poses = _Poses(to_view @ data.geom_xmat.reshape(-1, 3, 3), positions)
+        poses = Poses(to_view @ data.geom_xmat.reshape(-1, 3, 3), positions)
         cover = self._covering(poses)
         seen = self._planes | self._visible(poses, cover)
         mirror = self._find_mirror(poses, cover, with_mirror)
@@ -162,7 +113,7 @@ class Visibility:
         mirrored = self._mirrored(poses, mirror) if with_mirror else nothing
         return View(seen, mirrored, not self._is_filled(mirror, poses))
 
-    def _mirrored(self, poses: _Poses, mirror: Mirror) -> np.ndarray:
+    def _mirrored(self, poses: Poses, mirror: Mirror) -> np.ndarray:
         """Geoms (G,) whose image in the mirror may be seen."""
         mirrored = np.zeros_like(self._drawn)
         boxes = self._whole.of(slice(None), poses)
@@ -175,7 +126,7 @@ class Visibility:
         mirrored[self._mirror] = False
         return mirrored
 
-    def _visible(self, poses: _Poses, cover: Boxes) -> np.ndarray:
+    def _visible(self, poses: Poses, cover: Boxes) -> np.ndarray:
         """Geoms (G,) with a bounding box that is in view, and not behind one box of the cover.
 
         Those that take long to draw are looked at more closely.
@@ -197,7 +148,7 @@ class Visibility:
         visible[boxes.geoms] = True
         return visible
 
-    def _keep(self, boxes: _Boxed, cover: Boxes) -> _Boxed:
+    def _keep(self, boxes: PlacedBoxes, cover: Boxes) -> PlacedBoxes:
         """Those of the bounding boxes that may be visible."""
         boxes = boxes[self._in_view(boxes.corners)]
         return boxes[~cover.hide(boxes.corners)]
@@ -214,7 +165,7 @@ class Visibility:
             outside |= (side > reach).all(0) | (side < -reach).all(0)
         return ~outside & ~self._strip.hide(corners_38P)
 
-    def _covering(self, poses: _Poses) -> Boxes:
+    def _covering(self, poses: Poses) -> Boxes:
         """The boxes that may hide things: in view, and not so near that they are cut open."""
         chosen = self._boxes[_alpha(self._model)[self._boxes] >= OPAQUE_ALPHA]
         cover = Boxes(
@@ -224,7 +175,7 @@ class Visibility:
         beyond = (-corners[2] > self._near * WIDER).all(0)
         return cover[self._in_view(corners) & beyond]
 
-    def _find_mirror(self, poses: _Poses, cover: Boxes, closely: bool) -> Mirror | None:
+    def _find_mirror(self, poses: Poses, cover: Boxes, closely: bool) -> Mirror | None:
         """The mirror, if there is one and the camera is in front of it."""
         if self._mirror is None:
             return None
@@ -233,7 +184,7 @@ class Visibility:
             point = point + self._model.geom_size[self._mirror, 2] * normal
         return look_at_mirror(point, normal, self._tangent, cover, self._strip, closely)
 
-    def _is_filled(self, mirror: Mirror, poses: _Poses) -> bool:
+    def _is_filled(self, mirror: Mirror, poses: Poses) -> bool:
         """Whether the mirror lies behind all of the view, so that no sky can be seen."""
         if mirror.meeting is None:
             return False
