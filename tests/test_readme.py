@@ -9,7 +9,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_figures_of_the_quick_run_are_those_of_its_results_file():
-    result = json.loads((ROOT / "recipes" / "results" / "quick.json").read_text())
+    result = results("quick")
     first, last = result["evaluations"][0], result["evaluations"][-1]
     count = first["num_eval_episodes"]
     solved = [round(e["success_rate"] * count) for e in (first, last)]
@@ -18,6 +18,46 @@ def test_figures_of_the_quick_run_are_those_of_its_results_file():
         f"{solved[1]} of {count} after"
     )
     assert sentence in " ".join(README.split())
+
+
+def results(name: str) -> dict:
+    return json.loads((ROOT / "recipes" / "results" / f"{name}.json").read_text())
+
+
+def test_the_table_of_the_robots_world_is_that_of_the_results_files():
+    camera, env, control, pool = (
+        results(f"bench_{name}") for name in ("camera", "env", "control", "pool")
+    )
+    rows = [
+        f"| a frame, `camera: exact`: equal in all {camera['states']} states | "
+        f"{camera['stock_ms']:.1f} ms | {camera['exact_ms']:.1f} ms | "
+        f"{camera['speedup_exact']:.1f} |",
+        f"| a frame, `camera: fast`: {camera['mean_abs_diff_fast']:.2f} of 255 away on average | "
+        f"{camera['stock_ms']:.1f} ms | {camera['fast_ms']:.1f} ms | "
+        f"{camera['speedup_fast']:.1f} |",
+        f"| words with a frame, per second | {env['stock_words_per_s']:.1f} | "
+        f"{env['ours_words_per_s']:.1f} | {env['speedup']:.1f} |",
+        f"| the same against bare physics and a frame | {env['floor_words_per_s']:.1f} | "
+        f"{env['ours_words_per_s']:.1f} | {env['of_physics_floor']:.2f} |",
+        f"| scripted expert, controller at 500 and 100 Hz: solved of {control['episodes']} | "
+        f"{control['stock_successes']} | {control['ours_successes']} | |",
+        f"| … and its words per episode | {control['stock_mean_length']:.1f} | "
+        f"{control['ours_mean_length']:.1f} | |",
+        f"| simulation, words per second with 1 and 2 workers | "
+        f"{pool['words_per_s_1_worker']:.0f} | {pool['words_per_s_2_workers']:.0f} | "
+        f"{pool['scaling']:.2f} |",
+        f"| share of both cores in use during rollouts of the tiny policy | | "
+        f"{pool['cpu_utilisation']:.2f} | |",
+    ]
+    assert camera["max_abs_diff_exact"] == 0
+    for row in rows:
+        assert row in README, row
+    soak = results("soak")
+    growth = (
+        f"its memory grew by {100 * soak['rss_growth']:.2f} % and its open files by "
+        f"{100 * soak['open_files_growth']:.0f} %"
+    )
+    assert growth in " ".join(README.split())
 
 
 def test_every_recipe_and_launch_configuration_is_in_its_table():

@@ -11,16 +11,17 @@ PR_SET_PDEATHSIG = 1
 """The option of Linux's ``prctl`` that chooses a signal for when the parent is gone."""
 
 
-def end_with_parent(number: signal.Signals, parent: int) -> None:
+def end_with_parent(number: signal.Signals, parent: int | None = None) -> None:
     """Have the kernel send this process a signal when its parent ends; Linux only.
 
     Strictly, when the parent's thread ends that started this process.
 
     Args:
         number: The signal.
-        parent: The parent's process id. If it is gone already, the signal is sent at once.
+        parent: The parent's process id, if known. If that is gone already, the signal is sent at
+            once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:
+        if parent is not None and os.getppid() != parent:
             os.kill(os.getpid(), number)

@@ -18,7 +18,7 @@ from vlm_agent.lifetime import end_with_parent
 def main(argv: Sequence[str] | None = None) -> int:
     """Read and check the recipe, train, and say where everything lies."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # a launcher started this, and ends with it
-        end_with_parent(signal.SIGTERM, os.getppid())
+        end_with_parent(signal.SIGTERM)
 
     from vlm_agent.recipes import load_recipe
 

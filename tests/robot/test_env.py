@@ -184,6 +184,13 @@ def test_unknown_names_are_refused_with_the_nearest(settings: dict, message: str
         LanguageActionEnv(EnvConfig(**settings))
 
 
+def test_a_gripper_without_motors_is_no_obstacle():
+    env = LanguageActionEnv(EnvConfig(task="Wipe", frame_size=56))
+    env.reset(seed=0)
+    env.step(WORD["close gripper"])
+    env.close()
+
+
 def test_pushing_against_the_table_does_not_wind_the_target_up(can_env):
     can_env.reset(seed=0)
     for _ in range(20):

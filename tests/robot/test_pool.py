@@ -1,9 +1,11 @@
+import gc
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -172,6 +174,37 @@ def test_a_replay_that_leads_elsewhere_is_an_error(monkeypatch, tmp_path):
             pool.step({0: 0, 1: 0})
 
 
+def test_a_worker_that_dies_while_it_starts_is_restarted(undisturbed):
+    with EnvPool(CONFIG, NUM_ENVS, 1) as pool:
+        os.kill(pool.worker_pids()[0], signal.SIGKILL)
+        assert_same(play(pool), undisturbed)
+        assert pool.restarts == [1]
+
+
+def test_an_exception_keeps_its_traceback_whatever_its_kind(monkeypatch, tmp_path, caplog):
+    """Not to be taken for a closed pipe."""
+    monkeypatch.setenv("FAULT", "EOFError")
+    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
+    with EnvPool(CONFIG, 2, 1, make_env=FaultyEnv) as pool:
+        pool.reset({0: Episode(0, ()), FAULT_SEED: Episode(FAULT_SEED, (4, 4))})
+        pool.step({0: 0, 1: 0})
+        assert pool.restarts == [1]
+    assert "EOFError: truncated asset" in caplog.text
+
+
+def test_a_step_under_way_stands_in_the_way_of_others():
+    with EnvPool(CONFIG, 2, 1) as pool:
+        pool.reset({0: Episode(0, ()), 1: Episode(1, ())})
+        pool.start_step({0: 3})
+        with pytest.raises(RuntimeError, match="under way: finish it before a reset"):
+            pool.reset({1: Episode(7, ())})
+        with pytest.raises(RuntimeError, match="under way in one of these environments"):
+            pool.start_step({0: 3, 1: 3})
+        pool.start_step({1: 2})
+        assert pool.finish_step().observations.facts[0, 1] == 3
+        assert pool.finish_step().observations.facts[0, 1] == 2
+
+
 def test_an_environment_that_cannot_be_built_is_an_error_at_once():
     with EnvPool(EnvConfig(task="PickPlaceCam"), 1) as pool:
         with pytest.raises(UserError, match="'PickPlaceCam'.*'PickPlaceCan'"):
@@ -186,6 +219,26 @@ def test_closing_ends_the_workers_and_can_be_repeated():
     pool.close()
     pool.close()
     assert not any(worker.process.is_alive() for worker in pool._workers)
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    """Neither open files nor temporary ones, also after a restart."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def open_files(restart: bool) -> int:
+        with EnvPool(CONFIG, 1, 1) as pool:
+            pool.reset({0: Episode(0, ())})
+            if restart:
+                os.kill(pool.worker_pids()[0], signal.SIGKILL)
+            pool.step({0: 0})
+            assert pool.restarts == [int(restart)]
+        del pool
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    # multiprocessing keeps a few of its own from the first pool on.
+    assert open_files(restart=False) == open_files(restart=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT", "exception"])

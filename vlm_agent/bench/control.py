@@ -8,9 +8,11 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
+from vlm_agent.errors import UserError
 from vlm_agent.robot.config import PHYSICS_HZ, EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv
 from vlm_agent.robot.oracle import Oracle
+from vlm_agent.robot.tasks import get_task
 
 
 def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any]:
@@ -18,6 +20,8 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
 
     The longer of two episodes of a seed counts.
     """
+    if get_task(task).target is None:
+        raise UserError(f"--task {task}: the scripted expert knows no way to solve it")
     rates = {"ours": EnvConfig().controller_hz, "stock": PHYSICS_HZ}
     envs = {
         name: LanguageActionEnv(
@@ -30,7 +34,7 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
     seconds = dict.fromkeys(rates, 0.0)
     said = seed = 0
     with tqdm(total=words, unit="word") as bar:
-        while said < words:
+        while said < words or seed < 2:
             for name, env in envs.items():
                 length, success, spent = _play(env, seed)
                 lengths[name].append(length)

@@ -20,8 +20,8 @@ from vlm_agent.seeding import derive_rng
 def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any]:
     """Say the same random words in stock robosuite and in the environment, turn by turn.
 
-    The floor is bare ``mj_step``, as many substeps, and one frame of the fast camera, from the
-    states that the environment is in.
+    The floor is bare ``mj_step``, as many substeps, and one frame of the same camera, from the
+    state that the environment is in, under the torques it has last applied.
     """
     config = EnvConfig(task=task, robot=robot, frame_size=frame_size)
     env = LanguageActionEnv(config)
@@ -40,23 +40,32 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
         for _ in range(config.control_steps):
             stock.step(push)
 
+    def take_over_state() -> None:
+        here, there = env.scene.env.sim.data._data, floor_sim.data._data
+        for name in ("qpos", "qvel", "ctrl", "qacc_warmstart"):
+            getattr(there, name)[:] = getattr(here, name)
+
     def floor_word(action: int) -> None:
         mujoco.mj_step(floor_sim.model._model, floor_sim.data._data, substeps)
         camera.frame()
 
     contenders = {"stock": stock_word, "ours": env.step, "floor": floor_word}
     names = list(contenders)
-    seconds = dict.fromkeys(names, 0.0)
+    seconds, parts = dict.fromkeys(names, 0.0), dict.fromkeys(env.seconds, 0.0)
     for word in tqdm(range(words), unit="word"):
         if word % config.horizon == 0:
             stock.reset()
             env.reset(seed=word)
             floor_env.reset(seed=word)
         action = int(derive_rng(0, "bench", word).integers(len(MOTIONS)))
+        spent = dict(env.seconds)
+        take_over_state()
         for name in np.roll(names, word):
             began = time.perf_counter()
             contenders[name](action)
             seconds[name] += time.perf_counter() - began
+        for activity, before in spent.items():
+            parts[activity] += env.seconds[activity] - before
     camera.close()
     env.close()
     floor_env.close()
@@ -65,6 +74,6 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
         **{f"{name}_words_per_s": words / seconds[name] for name in names},
         "speedup": seconds["stock"] / seconds["ours"],
         "of_physics_floor": seconds["floor"] / seconds["ours"],
-        "physics_ms": env.seconds["physics"] / words * 1e3,
-        "rendering_ms": env.seconds["rendering"] / words * 1e3,
+        "physics_ms": parts["physics"] / words * 1e3,
+        "rendering_ms": parts["rendering"] / words * 1e3,
     }

@@ -23,7 +23,7 @@ WARM_UP = 0.1
 def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any]:
     """Say so many random words in one worker, with a reset every :data:`WORDS_PER_EPISODE`."""
     config = EnvConfig(task=task, robot=robot, frame_size=frame_size)
-    steps = words // NUM_ENVS
+    steps = max(1, words // NUM_ENVS)
     memory, files, resets = [], [], 0
     with EnvPool(config, NUM_ENVS, 1) as pool:
         worker = psutil.Process(pool.worker_pids()[0])

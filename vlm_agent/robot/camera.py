@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import weakref
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ class SceneCamera:
     The frames of mode ``exact`` are robosuite's own, bit for bit: only what cannot change a pixel
     is left out (:mod:`vlm_agent.robot.visibility`). The OpenGL context belongs to the process that
     makes the camera, and its buffer is as large as the picture: a larger one costs time and
-    changes no pixel.
+    changes no pixel. Geoms may move and change their alpha; sizes, colours of the camera's mount,
+    reflectances and lights have to stay as they are when the camera is made.
 
     Args:
         sim: robosuite's ``env.sim``.
@@ -57,7 +59,7 @@ class SceneCamera:
         buffer.offwidth, buffer.offheight = usual
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         # The display is shut down when the interpreter ends; the context has to go before it.
-        atexit.register(self.close)
+        atexit.register(_close, weakref.ref(self))
 
     def frame(self) -> np.ndarray:
         """The present state as the camera sees it: uint8 (H, W, 3), upright."""
@@ -76,7 +78,7 @@ class SceneCamera:
             )
         finally:
             self._model.geom_group[:] = self._groups
-        self._scene.flags[flags.mjRND_REFLECTION] = view.mirrored.any()
+        self._scene.flags[flags.mjRND_REFLECTION] = view.reflections
         self._scene.flags[flags.mjRND_SKYBOX] = view.sky
         self._context.make_current()
         mujoco.mjr_render(self._rect, self._scene, self._renderer)
@@ -85,10 +87,17 @@ class SceneCamera:
 
     def close(self) -> None:
         """Free the OpenGL context. Safe to call twice."""
-        atexit.unregister(self.close)
-        self._context.make_current()
-        self._renderer.free()
-        self._context.free()
+        if self._context is not None:
+            self._context.make_current()
+            self._renderer.free()
+            self._context.free()
+            self._context = None
+
+
+def _close(camera: weakref.ref[SceneCamera]) -> None:
+    """Close a camera that is still there when the interpreter ends."""
+    if (present := camera()) is not None:
+        present.close()
 
 
 class EyeInHandCamera(SceneCamera):

@@ -26,8 +26,8 @@ class ArmControl:
         self._arm = composite.part_controllers[arm]
         self._hand = composite.part_controllers[gripper]
         self._gripper = composite.grippers[gripper]
-        self._arm_actuators = np.array(robot._ref_actuators_indexes_dict[arm])
-        self._hand_actuators = np.array(robot._ref_actuators_indexes_dict[gripper])
+        self._arm_actuators = np.array(robot._ref_actuators_indexes_dict[arm], int)
+        self._hand_actuators = np.array(robot._ref_actuators_indexes_dict[gripper], int)
         composite.update_state()  # where the robot's base stands
         self._limits = np.array(robot.sim.model.actuator_ctrlrange)
 

@@ -10,22 +10,36 @@ import tempfile
 import threading
 import time
 from collections import deque
-from pathlib import Path
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import IO, Any
 
 from vlm_agent.errors import UserError
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.worker import Answer, Request, WorkerSettings, run_worker
 
-START_SECONDS = 180.0
-"""How long a worker may take to import robosuite and to build its environments."""
+START_SECONDS = 120.0
+"""How long a worker may take to import robosuite."""
+
+BUILD_SECONDS = 10.0
+"""How long it may take to build each environment."""
+
+END_SECONDS = 5.0
+"""How long a process may take to end when it is told to."""
 
 WORDS_PER_TIMEOUT = 100
 """How many words may be replayed in the time in which a single answer is due."""
 
 
 class WorkerError(Exception):
-    """A worker died, raised an exception, or gave no answer in time. The message says which."""
+    """A worker died, raised an exception, or gave no answer in time. The message says which.
+
+    Attributes:
+        raised: Whether it was an exception.
+    """
+
+    def __init__(self, message: str, raised: bool = False) -> None:
+        super().__init__(message)
+        self.raised = raised
 
 
 class WorkerHandle:
@@ -49,19 +63,23 @@ class WorkerHandle:
         self.is_ready = False
         context = mp.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._last_words, self._last_words_path = tempfile.mkstemp(prefix="vlm-agent-worker-")
+        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 (kept)
         in_main_thread = threading.current_thread() is threading.main_thread()
         self.process = context.Process(
             target=run_worker,
-            args=(theirs, self._last_words_path, in_main_thread, self.settings),
+            args=(theirs, _inheritable(self._last_words), in_main_thread, self.settings),
             daemon=True,
         )
         self.process.start()
         theirs.close()
 
     def ask(self, request: Request) -> None:
-        """Send a request."""
+        """Send a request, or keep it until the worker can take it."""
         self.unanswered.append(request)
+        if self.is_ready:
+            self._send(request)
+
+    def _send(self, request: Request) -> None:
         with contextlib.suppress(OSError):  # the worker is gone; ``receive`` finds out why
             self._pipe.send(request)
 
@@ -73,8 +91,10 @@ class WorkerHandle:
             UserError: The environments cannot be made or asked so.
         """
         if not self.is_ready:
-            self._get(START_SECONDS)
+            self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
             self.is_ready = True
+            for request in self.unanswered:
+                self._send(request)
         episodes = [what for what in self.unanswered[0].values() if isinstance(what, Episode)]
         replayed = sum(len(episode.actions) for episode in episodes)
         answer = self._get(self._timeout * (1 + replayed / WORDS_PER_TIMEOUT))
@@ -85,13 +105,13 @@ class WorkerHandle:
             if not self._pipe.poll(timeout):
                 raise WorkerError(f"gave no answer for {timeout:.0f} s{self._stacks(hangs=True)}")
             answer = self._pipe.recv()
-        except (EOFError, ConnectionError):
-            self.process.join(5)
+        except (EOFError, OSError):
+            self.process.join(END_SECONDS)
             raise WorkerError(f"died ({self._how_it_ended()}){self._stacks()}") from None
         if isinstance(answer, UserError):
             raise answer
         if isinstance(answer, str):
-            raise WorkerError(f"raised an exception:\n{answer.rstrip()}")
+            raise WorkerError(f"raised an exception:\n{answer.rstrip()}", raised=True)
         return answer
 
     def _how_it_ended(self) -> str:
@@ -105,21 +125,21 @@ class WorkerHandle:
         if hangs and self.process.pid is not None:
             os.kill(self.process.pid, signal.SIGUSR1)
             time.sleep(0.5)
-        text = os.pread(self._last_words, 20_000, 0).decode(errors="replace").strip()
+        text = os.pread(self._last_words.fileno(), 20_000, 0).decode(errors="replace").strip()
         return f":\n{text}" if text else ""
 
     def kill(self) -> None:
         """End the process at once. Safe to call twice."""
-        self._pipe.close()
+        self.let_go()
         self.process.kill()
-        self.process.join()
-        if self._last_words >= 0:
-            os.close(self._last_words)
-            self._last_words = -1
-        Path(self._last_words_path).unlink(missing_ok=True)
+        self.process.join(END_SECONDS)
+        self._last_words.close()
 
-    def close(self) -> None:
-        """Let the process end in good order, if it can."""
+    def let_go(self) -> None:
+        """Close the pipe, upon which the process ends when it has done what it is doing."""
         self._pipe.close()
-        self.process.join(5)
-        self.kill()
+
+
+def _inheritable(file: IO[bytes]) -> Connection:
+    """A file as something that travels to a spawned process."""
+    return Connection(os.dup(file.fileno()))

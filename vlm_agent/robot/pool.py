@@ -18,7 +18,7 @@ from vlm_agent.observations import Observations
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv
 from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.handle import WorkerError, WorkerHandle
+from vlm_agent.robot.handle import END_SECONDS, WorkerError, WorkerHandle
 from vlm_agent.robot.worker import Frames, MakeEnv, Report, Request, Step, WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class EnvPool:
         Raises:
             UserError: The environments cannot be built, or a worker failed too often.
         """
+        if self._begun:
+            raise RuntimeError("a step is under way: finish it before a reset")
         self._ask(episodes)
         reports = self._receive(episodes)
         return self._observations(0, list(episodes), [reports[slot].facts for slot in episodes])
@@ -140,6 +142,8 @@ class EnvPool:
         """
         for action in actions.values():
             self._vocabulary.word(action)
+        if not actions.keys().isdisjoint(slot for begun in self._begun for slot in begun):
+            raise RuntimeError("a step is under way in one of these environments: finish it first")
         following = following or {}
         self._begun.append(list(actions))
         self._ask({slot: Step(action, following.get(slot)) for slot, action in actions.items()})
@@ -218,7 +222,7 @@ class EnvPool:
         """
         worker = self._workers[index]
         unanswered = list(worker.unanswered)
-        if not worker.is_ready and self.restarts[index] == 0:
+        if failure.raised and not worker.is_ready:
             raise UserError(f"environment worker {index} could not start: it {failure}")
         standing = {
             slot: self._episodes[slot] for slot in worker.settings.slots if slot in self._episodes
@@ -267,7 +271,11 @@ class EnvPool:
     def close(self) -> None:
         """End all workers. Safe to call twice."""
         for worker in self._workers:
-            worker.close()
+            worker.let_go()
+        deadline = time.monotonic() + END_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            worker.kill()
 
     def __enter__(self) -> EnvPool:
         return self

@@ -45,11 +45,13 @@ class View:
         seen: bool (G,), geoms that may be seen directly.
         mirrored: bool (G,), geoms whose mirror image may be seen.
         sky: Whether the sky behind everything may be seen.
+        reflections: Whether anything at all may be seen in the mirror.
     """
 
     seen: np.ndarray
     mirrored: np.ndarray
     sky: bool
+    reflections: bool
 
 
 class Visibility:
@@ -67,7 +69,6 @@ class Visibility:
         plane, box = model.geom_type == kinds.mjGEOM_PLANE, model.geom_type == kinds.mjGEOM_BOX
         opaque = drawn & (_alpha(model) >= OPAQUE_ALPHA)
         shiny = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
-        mirrors = np.flatnonzero(opaque & (plane | box) & shiny)
         self._model = model
         self._camera_id = camera_id
         self._drawn = drawn
@@ -75,7 +76,7 @@ class Visibility:
         self._casts_shadows = bool((model.light_castshadow & model.light_active).any())
         self._planes = drawn & plane
         self._boxes = np.flatnonzero(drawn & box & (model.geom_size.min(1) > 2 * MARGIN))
-        self._mirror = int(mirrors[0]) if len(mirrors) else None
+        self._mirrors = np.flatnonzero(drawn & (plane | box) & shiny)
         whole = np.flatnonzero(drawn & ~plane)
         self._whole = GeomBoxes(whole, model.geom_aabb[whole].reshape(-1, 2, 3))
         parts = {geom: bounding_boxes(model, geom) for geom in whole if is_large(model, geom)}
@@ -99,19 +100,32 @@ class Visibility:
         """
         nothing = np.zeros_like(self._drawn)
         if self._casts_shadows:
-            return View(self._drawn, self._drawn if with_mirror else nothing, True)
+            return View(self._drawn, self._drawn, True, with_mirror)
         to_view = data.cam_xmat[self._camera_id].reshape(3, 3).T
         positions = (data.geom_xpos - data.cam_xpos[self._camera_id]) @ to_view.T
         poses = Poses(to_view @ data.geom_xmat.reshape(-1, 3, 3), positions)
-        cover = self._covering(poses)
+        opaque = _alpha(self._model) >= OPAQUE_ALPHA
+        cover = self._covering(poses, opaque)
         seen = self._planes | self._visible(poses, cover)
-        mirror = self._find_mirror(poses, cover, with_mirror)
+        geom = self._find_mirror(poses, opaque)
+        if geom is None:
+            return View(seen, nothing, True, False)
+        if len(self._mirrors) > 1:
+            seen[geom] = True  # or MuJoCo would take the next for the mirror
+        mirror = self._look_at_mirror(geom, poses, cover, with_mirror)
         if mirror is None:
-            return View(seen, nothing, True)
+            return View(seen, nothing, True, False)
         if not mirror.window.any():
-            return View(seen & ~self._is_mirror_plane(), nothing, False)
-        mirrored = self._mirrored(poses, mirror) if with_mirror else nothing
-        return View(seen, mirrored, not self._is_filled(mirror, poses))
+            if self._planes[geom] and len(self._mirrors) == 1:
+                seen[geom] = False
+            return View(seen, nothing, False, False)
+        sky = not self._is_filled(mirror, geom, poses)
+        if not with_mirror:
+            return View(seen, nothing, sky, False)
+        mirrored = self._mirrored(poses, mirror)
+        mirrored[geom] = False
+        others = self._planes.sum() > 1 or bool((self._model.site_rgba[:, 3] > 0).any())
+        return View(seen, mirrored, sky, others or bool(mirrored.any()))
 
     def _mirrored(self, poses: Poses, mirror: Mirror) -> np.ndarray:
         """Geoms (G,) whose image in the mirror may be seen."""
@@ -123,7 +137,6 @@ class Visibility:
         boxes = self._parts.of(boxes.geoms[large], poses)
         boxes = boxes[mirror.shows(boxes.corners, self._near)].eighths()
         mirrored[boxes.geoms[mirror.shows(boxes.corners, self._near)]] = True
-        mirrored[self._mirror] = False
         return mirrored
 
     def _visible(self, poses: Poses, cover: Boxes) -> np.ndarray:
@@ -165,9 +178,9 @@ class Visibility:
             outside |= (side > reach).all(0) | (side < -reach).all(0)
         return ~outside & ~self._strip.hide(corners_38P)
 
-    def _covering(self, poses: Poses) -> Boxes:
+    def _covering(self, poses: Poses, opaque: np.ndarray) -> Boxes:
         """The boxes that may hide things: in view, and not so near that they are cut open."""
-        chosen = self._boxes[_alpha(self._model)[self._boxes] >= OPAQUE_ALPHA]
+        chosen = self._boxes[opaque[self._boxes]]
         cover = Boxes(
             poses.rotations[chosen], poses.positions[chosen], self._model.geom_size[chosen]
         )
@@ -175,26 +188,33 @@ class Visibility:
         beyond = (-corners[2] > self._near * WIDER).all(0)
         return cover[self._in_view(corners) & beyond]
 
-    def _find_mirror(self, poses: Poses, cover: Boxes, closely: bool) -> Mirror | None:
-        """The mirror, if there is one and the camera is in front of it."""
-        if self._mirror is None:
-            return None
-        normal, point = poses.rotations[self._mirror][:, 2], poses.positions[self._mirror]
-        if not self._planes[self._mirror]:  # a box mirrors in its upper face
-            point = point + self._model.geom_size[self._mirror, 2] * normal
+    def _find_mirror(self, poses: Poses, opaque: np.ndarray) -> int | None:
+        """The geom that MuJoCo mirrors in: the first that is shiny and opaque, a box, or a plane.
+
+        A plane that is seen from behind is drawn transparent, and is none.
+        """
+        for geom in self._mirrors[opaque[self._mirrors]]:
+            faces_camera = poses.rotations[geom][:, 2] @ poses.positions[geom] <= 0
+            if faces_camera or not self._planes[geom]:
+                return int(geom)
+        return None
+
+    def _look_at_mirror(
+        self, geom: int, poses: Poses, cover: Boxes, closely: bool
+    ) -> Mirror | None:
+        """The mirror as the camera sees it; ``None`` from behind."""
+        normal, point = poses.rotations[geom][:, 2], poses.positions[geom]
+        if not self._planes[geom]:  # a box mirrors in its upper face
+            point = point + self._model.geom_size[geom, 2] * normal
         return look_at_mirror(point, normal, self._tangent, cover, self._strip, closely)
 
-    def _is_filled(self, mirror: Mirror, poses: Poses) -> bool:
+    def _is_filled(self, mirror: Mirror, geom: int, poses: Poses) -> bool:
         """Whether the mirror lies behind all of the view, so that no sky can be seen."""
-        if mirror.meeting is None:
+        if mirror.meeting is None or (-mirror.meeting[2] < self._near * WIDER).any():
             return False
-        across = poses.rotations[self._mirror].T[:2] @ (mirror.meeting - mirror.point[:, None])
-        sides = self._model.geom_size[self._mirror, :2, None] - MARGIN
+        across = poses.rotations[geom].T[:2] @ (mirror.meeting - mirror.point[:, None])
+        sides = self._model.geom_size[geom, :2, None] - MARGIN
         return bool((np.abs(across) < sides).all())
-
-    def _is_mirror_plane(self) -> np.ndarray:
-        """The mirror as a mask (G,), if it is a plane."""
-        return self._planes & (np.arange(len(self._planes)) == self._mirror)
 
 
 def _alpha(model: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import multiprocessing as mp
@@ -12,7 +13,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ Request = Mapping[int, Episode] | Mapping[int, Step]
 
 
 def run_worker(
-    pipe: Connection, last_words: str, with_thread: bool, settings: WorkerSettings
+    pipe: Connection, last_words: Connection, with_thread: bool, settings: WorkerSettings
 ) -> None:
     """A worker's life: make the environments, say ``None``, answer until the pipe is closed.
 
@@ -122,37 +122,49 @@ def run_worker(
         with_thread: Whether it may end with the thread that started it.
         settings: The environments.
     """
-    _end_with_parent(with_thread)
+    _watch_parent(with_thread)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    with Path(last_words).open("w") as stacks:
-        Path(last_words).unlink()  # the parent has it open
-        faulthandler.enable(stacks)
-        faulthandler.register(signal.SIGUSR1, stacks)
-        try:
-            _answer(pipe, settings)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return  # the parent closed the pool, or is gone
-        except UserError as error:
-            pipe.send(error)
-        except Exception:
-            pipe.send(traceback.format_exc())
-
-
-def _answer(pipe: Connection, settings: WorkerSettings) -> None:
-    """Build the environments, then do what is asked, one message after the other."""
+    faulthandler.enable(last_words.fileno())
+    faulthandler.register(signal.SIGUSR1, last_words.fileno())
     # Mesa's software renderer starts a thread per core; here there is a worker per core.
     os.environ.setdefault("LP_NUM_THREADS", "0")
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pool, or is gone
+        try:
+            envs = _make_envs(settings)
+        except BaseException as error:
+            pipe.send(_as_message(error))
+            return
+        pictures = settings.frames.array()
+        pipe.send(None)
+        while True:
+            request: Request = pipe.recv()
+            try:
+                answer = _answer(envs, request, pictures)
+            except BaseException as error:
+                pipe.send(_as_message(error))
+                return
+            pipe.send(answer)
+
+
+def _make_envs(settings: WorkerSettings) -> dict[int, LanguageActionEnv]:
     if settings.gpu is not None:
         select_gpu(settings.gpu)
-    envs = {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
-    pictures = settings.frames.array()
-    pipe.send(None)
-    while True:
-        request: Request = pipe.recv()
-        before = _seconds(envs)
-        reports = {slot: _do(envs[slot], what, pictures[:, slot]) for slot, what in request.items()}
-        after = _seconds(envs)
-        pipe.send(Answer(reports, {key: after[key] - before[key] for key in after}))
+    return {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
+
+
+def _as_message(error: BaseException) -> UserError | str:
+    """A ``UserError`` as it is, any other exception as its traceback."""
+    return error if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+
+
+def _answer(
+    envs: Mapping[int, LanguageActionEnv], request: Request, pictures: np.ndarray
+) -> Answer:
+    """Do what is asked in each environment; ``pictures`` are the pool's (2, N, H, W, 3)."""
+    before = _seconds(envs)
+    reports = {slot: _do(envs[slot], what, pictures[:, slot]) for slot, what in request.items()}
+    after = _seconds(envs)
+    return Answer(reports, {key: after[key] - before[key] for key in after})
 
 
 def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> Report:
@@ -183,7 +195,8 @@ def _seconds(envs: Mapping[int, LanguageActionEnv]) -> dict[str, float]:
     return {key: sum(env.seconds[key] for env in envs.values()) for key in activities}
 
 
-def _end_with_parent(with_thread: bool) -> None:
+def _watch_parent(with_thread: bool) -> None:
+    """End this process when its parent ends, and if allowed with the thread that started it."""
     parent = mp.parent_process()
     assert parent is not None and parent.pid is not None
 
