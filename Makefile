@@ -71,12 +71,12 @@ lock: install  ## write the installed versions into constraints.txt
 	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt
 
-bench: install system  ## measure camera, environment and pool against stock robosuite (5 minutes)
+bench: install system  ## measure camera, environment and pool against stock robosuite (10 minutes)
 	for name in camera env control pool; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json $(ARGS) || exit; done
 
 soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 minutes)
-	$(BIN)/vlm-agent bench soak --words 20000 --frame_size 112 --json recipes/results/soak.json
+	$(BIN)/vlm-agent bench soak --frame_size 112 --json recipes/results/soak.json
 	$(BIN)/pytest -k outlives --rounds 5
 
 picture: install system  ## make the README's pictures again

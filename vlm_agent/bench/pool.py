@@ -21,11 +21,14 @@ from vlm_agent.robot.pool import EnvPool
 from vlm_agent.robot.tasks import get_task
 from vlm_agent.seeding import derive_rng
 
-BLOCK = 24
+BLOCK = 60
 """Steps that one contender makes before it is the other's turn."""
 
-GROUP = 4
+GROUP = 8
 """Environments in each of the two groups of the simulation."""
+
+WARM_UP = 8
+"""Steps before a rollout is measured."""
 
 ENVS_PER_CORE = 8
 """Environments per core in the rollouts; the model's batch is half of all."""
@@ -83,7 +86,7 @@ def _rollouts(config: EnvConfig, words: int) -> dict[str, Any]:
     for groups in (1, 2):
         with EnvPool(config, num_envs, cores) as pool:
             collector = RolloutCollector(pool, seed=0, rank=0, groups=groups)
-            collector.collect_rollout(policy, BLOCK)  # everything is warm from here on
+            collector.collect_rollout(policy, WARM_UP)  # everything is warm from here on
             measured = _one_rollout(collector, policy, words)
         speeds[groups] = measured["words_per_s"]
         if groups == 2:

@@ -237,7 +237,7 @@ class EnvPool:
             logger.warning(
                 "environment worker %d %s\nrestarting it (%d of %d) and replaying its %d episodes",
                 index,
-                failure,
+                str(failure),
                 self.restarts[index],
                 self._max_restarts,
                 len(standing),
