@@ -1,22 +1,35 @@
-"""Run by test_pool.py: a parent with two busy workers, which is then ended in some way."""
+"""Run by test_pool.py: a parent with two workers that are deep in a step when it ends somehow."""
 
 import sys
+import time
+from typing import Any
 
 from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.env import LanguageActionEnv
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
 
 
+class SlowEnv(LanguageActionEnv):
+    """Takes ages for a word, so that its worker does not look at its pipe."""
+
+    def step(self, action: int) -> tuple[Any, ...]:
+        time.sleep(1000)
+        return super().step(action)
+
+
 def main() -> None:
-    pool = EnvPool(EnvConfig(task="Lift", frame_size=28), 2, 2)
+    pool = EnvPool(EnvConfig(task="Lift", frame_size=28), 2, 2, make_env=SlowEnv)
     pool.reset({0: Episode(0, ()), 1: Episode(1, ())})
-    print(*(worker.process.pid for worker in pool._workers), flush=True)
+    pool.start_step({0: 0, 1: 1})
+    print(*pool.worker_pids(), flush=True)
     if sys.argv[1] == "exception":
-        pool.start_step({0: 0, 1: 1})
         raise RuntimeError("the parent fails")
-    while True:
-        pool.step({0: 0, 1: 1})
+    pool.finish_step()
 
 
 if __name__ == "__main__":
-    main()
+    # Not from here: the workers import the environment by its module's name.
+    from tests.robot import parent
+
+    parent.main()

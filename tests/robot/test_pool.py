@@ -97,6 +97,12 @@ def test_new_episodes_begin_where_one_ended(undisturbed):
         assert (after[step][ended, 2] == CONFIG.horizon).all()
         assert (next_facts[step][ended, 2] == 0).all()
         assert np.array_equal(after[step][~ended], next_facts[step][~ended])
+    fresh_frames = undisturbed[4::7]
+    with EnvPool(CONFIG, NUM_ENVS, 2) as pool:
+        expected = pool.reset({i: Episode(100 + 10 * i, ()) for i in range(NUM_ENVS)}).frames
+    for i in range(NUM_ENVS):
+        first_end = truncated[:, i].argmax()
+        assert np.array_equal(fresh_frames[first_end][i], expected[i])
 
 
 def test_answers_come_in_the_order_asked_for():
@@ -157,6 +163,7 @@ def test_a_worker_that_keeps_failing_is_an_error_with_its_traceback(monkeypatch,
         pool.reset({0: Episode(0, ()), FAULT_SEED: Episode(FAULT_SEED, (4, 4))})
         with pytest.raises(UserError) as error:
             pool.step({0: 0, 1: 0})
+        assert pool.restarts == [1]
     text = str(error.value)
     assert "worker 0 failed again after 1 restarts (max_worker_restarts)" in text
     assert "RuntimeError: the arm fell off" in text

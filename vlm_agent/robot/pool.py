@@ -228,12 +228,12 @@ class EnvPool:
             slot: self._episodes[slot] for slot in worker.settings.slots if slot in self._episodes
         }
         while True:
-            self.restarts[index] += 1
-            if self.restarts[index] > self._max_restarts:
+            if self.restarts[index] >= self._max_restarts:
                 raise UserError(
                     f"environment worker {index} failed again after {self._max_restarts} restarts "
                     f"(max_worker_restarts): it {failure}"
                 )
+            self.restarts[index] += 1
             logger.warning(
                 "environment worker %d %s\nrestarting it (%d of %d) and replaying its %d episodes",
                 index,
