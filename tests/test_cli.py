@@ -160,6 +160,19 @@ def test_console_script_and_help():
     assert "Traceback" not in bad.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--words", "0", "--words 0: expected at least 1"),
+        ("--frame_size", "1000", "--frame_size 1000: expected 28 to 640"),
+        ("--task", "PickPlaceCam", "did you mean 'PickPlaceCan'"),
+    ],
+)
+def test_a_benchmark_says_what_it_cannot_measure(option: str, value: str, message: str):
+    with pytest.raises(UserError, match=message):
+        cli.main(["bench", "camera", option, value])
+
+
 class TestDoctor:
     def test_rendering_works_here_and_says_with_what(self, capsys):
         assert cli.main(["doctor"]) == 0

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_agent.errors import UserError
+
 BENCHMARKS: dict[str, tuple[str, int]] = {
     "camera": ("a frame: stock robosuite against camera: exact and camera: fast", 240),
     "env": ("a word and its frame: stock robosuite, and bare physics, against ours", 240),
@@ -32,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the chosen benchmark; its figures, a flat object."""
+    """Run the chosen benchmark; its figures, a flat object.
+
+    Raises:
+        UserError: A number is out of range, or there is no such task or robot.
+    """
+    if arguments.words < 1:
+        raise UserError(f"--words {arguments.words}: expected at least 1")
+    if not 28 <= arguments.frame_size <= 640:
+        raise UserError(f"--frame_size {arguments.frame_size}: expected 28 to 640")
     module = importlib.import_module(f"vlm_agent.bench.{arguments.name}")
     settings = {key: getattr(arguments, key) for key in ("task", "robot", "frame_size", "words")}
     figures: dict[str, Any] = {**settings, **module.measure(**settings)}
