@@ -259,3 +259,8 @@ def test_the_strip_behind_the_mount_is_found():
     assert clipped[1].max() == pytest.approx(across[1].max())
     facing_away = find_strip(np.stack([corners, other])[:, ::-1], tangent=1.0, near=0.01)
     assert not facing_away.hide(behind[..., None])[0]
+
+
+def test_a_thing_before_a_box_is_seen():
+    model, data = make(box("before", "0 0 1.4") + box("table", "0 0 1", "2 2 .02"))
+    assert names(model, look(model, data).seen) == {"before", "table"}
