@@ -49,7 +49,7 @@ def test_a_run_leaves_all_it_promises(run_folder: Path):
     ]  # fmt: skip
     for name in (
         "model.safetensors", "value_head.safetensors", "tokenizer.json", "processor_config.json",
-        "prompt.jinja", "policy.json", "recipe.yaml",
+        "prompt.jinja", "policy.json", "recipe.json", "README.md",
     ):  # fmt: skip
         assert (checkpoints / "quick_best" / name).is_file()
     assert Image.open(run / "curves.png").size[0] > 1000

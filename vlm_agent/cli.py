@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_eval, _add_prompt, _add_show, _add_bench, _add_doctor):
+    for add in (_add_eval, _add_merge, _add_prompt, _add_show, _add_bench, _add_doctor):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.takes_recipe:
@@ -95,6 +95,33 @@ def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
+def _add_merge(commands: Any) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="add a LoRA policy's adapter to its backbone, for deployment",
+        description="Write a policy without adapters that scores as the LoRA policy does. Of a "
+        "4-bit or 8-bit policy, the backbone is taken as it was before quantisation.",
+    )
+    parser.add_argument("--policy", required=True, metavar="FOLDER", help="a LoRA policy's folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    parser.set_defaults(run=_merge, takes_recipe=False)
+
+
+def _merge(arguments: argparse.Namespace, _: list[str]) -> int:
+    output = arguments.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: is there already; name a new folder")
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.policy.building import merge_adapter
+
+    disable_progress_bar()  # of loading weights
+    merge_adapter(arguments.policy).save_pretrained(output)
+    print(f"wrote {output}")
+    return 0
+
+
 def _add_prompt(commands: Any) -> None:
     parser = commands.add_parser(
         "prompt",
@@ -113,25 +140,20 @@ def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
 
     import numpy as np
 
-    from vlm_agent.observations import Observations
-    from vlm_agent.policy.encoding import START_FACTS, ObservationEncoder
-    from vlm_agent.policy.loading import load_processor
-    from vlm_agent.policy.scoring import word_tokens
+    from vlm_agent.policy.building import build_encoder
+    from vlm_agent.policy.encoding import START_FACTS
 
-    processor = load_processor(recipe.model.model_name_or_path, recipe.model.model_revision)
-    encoder = ObservationEncoder(processor, recipe.template)
+    encoder = build_encoder(recipe.model, recipe.template)
     facts = (*START_FACTS[:-1], recipe.env.horizon)
-    prompt = encoder.prompt(facts)
-    frame = np.zeros((1, recipe.env.frame_size, recipe.env.frame_size, 3), np.uint8)
-    inputs = encoder(Observations(frame, np.array([facts], np.int32)))
-    image_tokens = int(inputs["mm_token_type_ids"].sum())
-    print(prompt, end="\n\n")
-    print(f"tokens: {inputs['input_ids'].shape[1]}, of which {image_tokens} are the picture's")
-    tokenizer = processor.tokenizer
-    for word, ids in zip(
-        recipe.template.words, word_tokens(tokenizer, prompt, recipe.template.words), strict=True
-    ):
-        print(f"  {word:<16}{ids!s:<24}{tokenizer.convert_ids_to_tokens(ids)}")
+    frame = np.zeros((recipe.env.frame_size, recipe.env.frame_size, 3), np.uint8)
+    ids = encoder.row(facts, frame)["input_ids"][0].tolist()
+    image_tokens = ids.count(encoder.processor.image_token_id)
+    print(encoder.prompt(facts), end="\n\n")
+    print(f"tokens: {len(ids)}, of which {image_tokens} are the picture's")
+    words = encoder.words
+    for word, tokens, pieces in zip(words.words, words.tokens, words.pieces, strict=True):
+        print(f"  {word:<16}{list(tokens)!s:<24}{list(pieces)}")
+    print(words.choose_scoring(recipe.model.scoring)[1])
     return 0
 
 

@@ -95,6 +95,22 @@ class PPOConfig:
     target_kl: Positive | None = setting(
         None, "stop an update after the epoch whose approximate KL exceeds this"
     )
+    kl_coef: Annotated[float, Field(ge=0)] = setting(
+        0.0, "rewards are lowered by this times the KL divergence from the start policy"
+    )
+    kl_estimator: Literal["k1", "k3"] = setting(
+        "k1", "how that is estimated: k1: log-ratio; k3: never negative, of less variance"
+    )
+    recompute_log_probs: bool = setting(
+        False,
+        "score the rollout's words again before an update, where the batch's shape changes the "
+        "rounding too much (first_ratio_error in bfloat16)",
+    )
+    feature_cache_gb: Annotated[float, Field(ge=0)] = setting(
+        2.0,
+        "host memory for image features of a frozen vision tower, in GiB; what does not fit is "
+        "computed again in each epoch",
+    )
     critic_warmup_updates: Annotated[int, Field(ge=0)] = setting(
         0, "updates at the start in which only the value head learns"
     )
@@ -218,8 +234,19 @@ def _combination_problems(
             "use_peft: true, or keep float32 weights and set mixed_precision: bf16 in the "
             "accelerate config"
         )
-    if not model.lora_target_modules:
+    if not model.lora_target_modules and not model.lora_vision_modules:
         found["lora_target_modules"] = "the list is empty, nothing would be trained"
+    if model.is_quantized and not model.use_peft:
+        key = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
+        found[key] = "quantised weights cannot be trained: add use_peft: true"
+    if model.load_in_4bit and model.load_in_8bit:
+        found["load_in_8bit"] = "is true beside load_in_4bit; choose one of them"
+    if model.lora_vision_modules and model.freeze_vision:
+        found["freeze_vision"] = "is true, but lora_vision_modules names layers to adapt"
+    if ppo.kl_coef and model.scoring == "action_head":
+        found["kl_coef"] = (
+            "is not 0, but scoring: action_head starts from no policy worth keeping to"
+        )
     name = model.model_name_or_path
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         found["model_name_or_path"] = f"there is no folder {name!r}"

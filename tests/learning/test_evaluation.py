@@ -7,7 +7,7 @@ from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.learning import evaluation as evaluation_module
 from vlm_agent.learning.evaluation import episode_rates, evaluate, summarize, wilson_interval
 from vlm_agent.learning.rollout import EpisodeRecord
-from vlm_agent.policy.policy import act
+from vlm_agent.policy.decisions import act
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (57, 200)])

@@ -10,7 +10,7 @@ from torch import nn
 from tests.learning.worlds import ColourPool, ScriptedPool
 from vlm_agent.learning import rollout as rollout_module
 from vlm_agent.learning.rollout import RolloutCollector
-from vlm_agent.policy.policy import act, predict_values
+from vlm_agent.policy.decisions import act, predict_values
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
@@ -132,6 +132,7 @@ def test_every_step_and_rank_draws_its_own_numbers(speaker, monkeypatch):
 def arrays(buffer) -> dict[str, np.ndarray]:
     named = {field.name: getattr(buffer, field.name) for field in dataclasses.fields(buffer)}
     observations = named.pop("observations")
+    del named["features"]
     return named | {"frames": observations.frames, "facts": observations.facts}
 
 

@@ -14,11 +14,13 @@ from tests.conftest import ROOT
 from tests.learning.worlds import ColourPool
 from vlm_agent.errors import UserError
 from vlm_agent.learning import trainer as trainer_module
+from vlm_agent.learning import update as update_module
 from vlm_agent.learning.advantages import generalized_advantages
 from vlm_agent.learning.checkpoints import RunFolders, check_same_run
 from vlm_agent.learning.rollout import RolloutCollector
 from vlm_agent.learning.trainer import PPOTrainer
-from vlm_agent.policy.policy import VLMPolicy, build_policy
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe, make_recipe
 
 SHARES = ("physics_share", "rendering_share", "model_share", "waiting_share")
@@ -55,7 +57,9 @@ def recipe_for(tmp_path):
 
 def trainer_for(recipe: Recipe, policy: VLMPolicy | None = None, **accelerate) -> PPOTrainer:
     RunFolders(recipe).prepare(recipe)
-    policy = policy or build_policy(recipe.model, recipe.template, recipe.ppo.seed)
+    policy = policy or build_policy(
+        recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict()
+    )
     pool = ColourPool(recipe.ppo.num_envs)
     return PPOTrainer(recipe, Accelerator(cpu=True, **accelerate), policy, pool)
 
@@ -93,7 +97,7 @@ def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, monkeypatch, 
         advantages, returns = generalized_advantages(*args)
         return sign * advantages, returns
 
-    monkeypatch.setattr(trainer_module, "generalized_advantages", estimate)
+    monkeypatch.setattr(update_module, "generalized_advantages", estimate)
     trainer = trainer_for(recipe_for(**LEARNING))
     assert share_of_right_words(trainer) < 0.3
     trainer.train()
@@ -389,8 +393,7 @@ def test_minibatches_are_a_fresh_partition_each_time(recipe_for):
     trainer = trainer_for(recipe_for(batch_size=5))
     orders = []
     for updates, epoch in [(0, 0), (0, 1), (1, 0)]:
-        trainer.updates = updates
-        parts = trainer._minibatches(epoch, 32)
+        parts = trainer.improve._minibatches(updates, epoch, 32)
         assert [len(part) for part in parts] == [5] * 6 + [2]
         orders.append(np.concatenate(parts).tolist())
         assert sorted(orders[-1]) == list(range(32))

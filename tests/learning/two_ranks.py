@@ -13,7 +13,7 @@ def main() -> None:
     from vlm_agent.learning.launch import start_accelerator
     from vlm_agent.learning.ranks import normalize_over_ranks
     from vlm_agent.learning.trainer import PPOTrainer
-    from vlm_agent.policy.policy import build_policy
+    from vlm_agent.policy.building import build_policy
     from vlm_agent.recipes import load_recipe
     from vlm_agent.robot.pool import EnvPool
 

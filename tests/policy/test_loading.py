@@ -14,7 +14,8 @@ from vlm_agent.errors import UserError
 from vlm_agent.policy import loading
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.loading import load_processor
-from vlm_agent.policy.policy import act, build_policy
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.decisions import act
 from vlm_agent.policy.tiny import build_tiny_model, build_tiny_processor
 
 
@@ -112,7 +113,7 @@ def test_another_architecture_is_refused(hub_folder, template, tmp_path):
     for name in hub_folder.iterdir():
         (tmp_path / name.name).write_bytes(name.read_bytes())
     transformers.LlamaConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="'llama', expected a 'qwen2_vl'"):
+    with pytest.raises(UserError, match="'llama', expected one of: qwen2_vl, .*llava"):
         build_policy(ModelConfig(model_name_or_path=str(tmp_path)), template, 0)
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vlm_agent.errors import UserError
-from vlm_agent.policy.policy import VLMPolicy, act, evaluate_actions, predict_values
+from vlm_agent.policy.decisions import act, evaluate_actions, predict_values
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.policy.value_head import ValueHead
 
 
@@ -40,7 +41,8 @@ def test_saved_policy_loads_in_a_new_process_bit_for_bit(
     np.savez(tmp_path / "in.npz", frames=observations.frames, facts=observations.facts)
     code = (
         "import sys, numpy as np\n"
-        "from vlm_agent.policy.policy import VLMPolicy, act\n"
+        "from vlm_agent.policy.policy import VLMPolicy\n"
+        "from vlm_agent.policy.decisions import act\n"
         "from vlm_agent.observations import Observations\n"
         "folder = sys.argv[1]\n"
         "policy = VLMPolicy.from_pretrained(folder).eval()\n"
@@ -99,11 +101,20 @@ def test_lora_modules_that_the_language_model_lacks_are_refused(make_policy, nam
         make_policy(use_peft=True, lora_target_modules=[name])
 
 
-def test_lora_never_reaches_the_vision_tower(make_policy):
-    policy = make_policy(use_peft=True, lora_target_modules=["q_proj", "qkv"])
+def test_lora_adapts_the_vision_tower_only_by_choice(make_policy):
+    policy = make_policy(use_peft=True, lora_target_modules=["q_proj"])
+    assert policy.vision_is_frozen
+    policy = make_policy(
+        use_peft=True, lora_target_modules=["q_proj"], lora_vision_modules=["proj", "fc1"]
+    )
     adapted = [n for n, p in policy.backbone.named_parameters() if p.requires_grad]
-    assert len(adapted) == 2 * 3
-    assert not any("visual" in name for name in adapted)
+    vision = [name for name in adapted if "visual" in name]
+    assert len(adapted) - len(vision) == 2 * 3
+    # Attention's proj of each block; not the patch embedding's, which is a convolution.
+    assert sum("proj" in name for name in vision) == 2 * 3
+    assert sum("fc1" in name for name in vision) == 2 * 3
+    assert not any("patch_embed" in name for name in vision)
+    assert not policy.vision_is_frozen
 
 
 def test_value_head_starts_at_zero_in_float32():
@@ -115,7 +126,7 @@ def test_value_head_starts_at_zero_in_float32():
         values = head(hidden)
     x = hidden.double()
     w = {k: v.double() for k, v in head.state_dict().items()}
-    by_hand = torch.tanh(x @ w["hidden.weight"].T + w["hidden.bias"]) @ w["output.weight"].T
+    by_hand = torch.tanh(x @ w["hidden.0.weight"].T + w["hidden.0.bias"]) @ w["output.weight"].T
     assert values.dtype == torch.float32
     assert (values - by_hand[:, 0]).abs().max() < 1e-6
 
@@ -129,7 +140,7 @@ def test_value_loss_reaches_the_backbone_exactly_when_not_detached(
     policy(**policy.encode(make_observations(2))).values.sum().backward()
     gradients = [p.grad for p in policy.backbone.parameters()]
     assert all(g is None for g in gradients) == detach
-    assert policy.value_head.hidden.weight.grad.abs().sum() > 0
+    assert policy.value_head.hidden[0].weight.grad.abs().sum() > 0
 
 
 def test_sampling_follows_the_distribution(make_policy, make_observations):
@@ -191,8 +202,8 @@ def test_value_head_file_holds_the_head_and_nothing_else(policy, tmp_path):
     policy.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "value_head.safetensors")
     assert {k: tuple(v.shape) for k, v in tensors.items()} == {
-        "hidden.weight": (256, 128),
-        "hidden.bias": (256,),
+        "hidden.0.weight": (256, 128),
+        "hidden.0.bias": (256,),
         "output.weight": (1, 256),
         "output.bias": (1,),
     }

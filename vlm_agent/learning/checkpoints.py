@@ -16,9 +16,7 @@ from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
 from vlm_agent.robot.config import EnvConfig
-from vlm_agent.strict_yaml import read_yaml
 
-RECIPE_FILE = "recipe.yaml"
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -34,6 +32,7 @@ class RunFolders:
         self.summary = self.run / "summary.json"
         self.curves = self.run / "curves.png"
         self.episode = self.run / "episode.json"
+        self.recipe = self.run / "recipe.yaml"
         self.video = self.run / "episode.mp4"
         self.best = self.checkpoints / f"{self.name}_best"
 
@@ -54,7 +53,7 @@ class RunFolders:
             "curves": self.curves,
             "video": self.video,
             "summary": self.summary,
-            "recipe": self.run / RECIPE_FILE,
+            "recipe": self.recipe,
             "wandb": self.run / "wandb",
             "last policy": (self.steps() or [self.step(0)])[-1],
             "best policy": self.best,
@@ -88,7 +87,7 @@ class RunFolders:
                 shutil.rmtree(path, ignore_errors=True)
         try:
             self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / RECIPE_FILE).write_text(recipe.to_yaml())
+            self.recipe.write_text(recipe.to_yaml())
         except OSError as error:
             raise UserError(f"output_dir: cannot write to {str(self.run)!r}: {error}") from None
 
@@ -120,7 +119,6 @@ class RunFolders:
 def save_checkpoint(
     folder: Path,
     policy: VLMPolicy,
-    recipe: Recipe,
     state: dict[str, Any],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
@@ -128,15 +126,13 @@ def save_checkpoint(
 
     Args:
         folder: Where to.
-        policy: Adapter or weights, value head, processor, prompt and words.
-        recipe: Written beside it, so that the folder can be evaluated alone.
+        policy: Adapter or weights, heads, processor, prompt, words and recipe.
         state: JSON values: what the trainer needs to go on, or how good the policy is.
         optimizer: Its state too, if training is to go on from here.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_pretrained(partial)
-    (partial / RECIPE_FILE).write_text(recipe.to_yaml())
     (partial / STATE_FILE).write_text(json.dumps(state))
     if optimizer is not None:
         torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
@@ -158,7 +154,7 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     Raises:
         UserError: Naming the settings that differ.
     """
-    saved, wanted = read_yaml(folder / RECIPE_FILE), recipe.to_dict()
+    saved, wanted = policy.recipe, recipe.to_dict()
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
     fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy"]
     different = [key for key in fixed if saved.get(key) != wanted[key]]
@@ -176,12 +172,17 @@ def load_trainer_state(folder: Path) -> dict[str, Any]:
 
 
 def load_policy(folder: str | Path) -> tuple[VLMPolicy, EnvConfig, float]:
-    """A checkpoint's policy, the scene it was trained in, and the discount of its rewards.
+    """A saved policy, the scene it was trained in, and the discount of its rewards.
+
+    Args:
+        folder: A checkpoint, or a policy's name on the hub.
 
     Raises:
-        UserError: The folder holds no checkpoint.
+        UserError: There is no policy, or its recipe is not with it.
     """
     policy = VLMPolicy.from_pretrained(folder)
-    values = read_yaml(Path(folder) / RECIPE_FILE)
+    if not policy.recipe:
+        raise UserError(f"the policy in {str(folder)!r} was saved without its recipe")
+    values = policy.recipe
     env = EnvConfig(**{field.name: values[field.name] for field in fields(EnvConfig)})
     return policy, env, values["gamma"]

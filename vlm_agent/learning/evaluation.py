@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from vlm_agent.learning.rollout import EpisodeRecord
 from vlm_agent.observations import Observations
-from vlm_agent.policy.policy import VLMPolicy, act
+from vlm_agent.policy.decisions import act
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.robot.scene import Stage
 from vlm_agent.seeding import derive_rng, derive_seed

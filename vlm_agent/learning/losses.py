@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -39,6 +39,20 @@ def clipped_policy_loss(
         approx_kl = ((ratio - 1) - log_ratio).mean()  # Schulman's k3, for samples of the old policy
         clip_fraction = (error > clip_range).float().mean()
     return PolicyLoss(loss, approx_kl, clip_fraction, error.max().detach())
+
+
+def kl_estimates(
+    log_prob_B: torch.Tensor, reference_log_prob_B: torch.Tensor, estimator: Literal["k1", "k3"]
+) -> torch.Tensor:
+    """KL(π || π_ref) estimated from each of B words that π said (Schulman 2020).
+
+    With r = π_ref / π, ``k1`` is −log r, unbiased, and may be negative; ``k3`` is (r − 1) − log r,
+    unbiased too, never negative, and of less variance where the policies are close.
+    """
+    log_ratio_B = reference_log_prob_B - log_prob_B
+    if estimator == "k1":
+        return -log_ratio_B
+    return log_ratio_B.expm1() - log_ratio_B
 
 
 def value_loss(

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vlm_agent.learning.features import FeatureCache
 from vlm_agent.observations import Observations
-from vlm_agent.policy.policy import VLMPolicy, act, predict_values
+from vlm_agent.policy.decisions import act, predict_values
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.robot.scene import Stage
@@ -66,6 +68,7 @@ class RolloutBuffer:
         next_values: V of what each word led to, before any reset, float32 (T, N).
         rewards: float64 (T, N).
         terminated, truncated: bool (T, N).
+        features: Of the frames, where a frozen vision tower made them; slot t N + n.
     """
 
     observations: Observations
@@ -76,10 +79,17 @@ class RolloutBuffer:
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    features: FeatureCache
 
     @classmethod
-    def empty(cls, steps: int, like: Observations) -> RolloutBuffer:
-        """Room for ``steps`` words on observations like these (N of them)."""
+    def empty(cls, steps: int, like: Observations, feature_bytes: float = 0.0) -> RolloutBuffer:
+        """Room for ``steps`` words on observations like these (N of them).
+
+        Args:
+            steps: T.
+            like: N observations.
+            feature_bytes: How much memory image features may take.
+        """
         shape = (steps, len(like))
         return cls(
             observations=Observations(
@@ -93,6 +103,7 @@ class RolloutBuffer:
             rewards=np.zeros(shape),
             terminated=np.zeros(shape, bool),
             truncated=np.zeros(shape, bool),
+            features=FeatureCache(steps * len(like), feature_bytes),
         )
 
 
@@ -108,12 +119,21 @@ class RolloutCollector:
         seed: The run's seed.
         rank: This process's index; every rank has its own episodes.
         groups: How many groups.
+        feature_bytes: How much memory the image features of a rollout may take.
 
     Attributes:
         model_seconds: Time spent in the policy so far.
     """
 
-    def __init__(self, pool: EnvPool, seed: int, rank: int, groups: int = 1) -> None:
+    def __init__(
+        self,
+        pool: EnvPool,
+        seed: int,
+        rank: int,
+        groups: int = 1,
+        feature_bytes: float = 0.0,
+    ) -> None:
+        self.feature_bytes = feature_bytes
         self.pool = pool
         self.seed = seed
         self.rank = rank
@@ -160,7 +180,7 @@ class RolloutCollector:
         if self._away:
             self.take_up()
         assert self._observations is not None
-        buffer = RolloutBuffer.empty(steps, self._observations)
+        buffer = RolloutBuffer.empty(steps, self._observations, self.feature_bytes)
         finished: list[EpisodeRecord] = []
         for step in range(steps):
             uniforms = derive_rng(self.seed, "sample", self.rank, self.words_said).random(
@@ -201,6 +221,8 @@ class RolloutCollector:
         buffer.actions[step, group] = said.actions
         buffer.log_probs[step, group] = said.log_probs
         buffer.values[step, group] = said.values
+        if said.image_features is not None:
+            buffer.features.put(step * self.pool.num_envs + group, said.image_features)
 
     def _hear(
         self, policy: VLMPolicy, buffer: RolloutBuffer, step: int, group: np.ndarray

@@ -13,12 +13,18 @@ from vlm_agent.learning.checkpoints import RunFolders, check_same_run
 from vlm_agent.learning.launch import cores_per_process, rendering_gpu, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
 from vlm_agent.learning.trainer import PPOTrainer
-from vlm_agent.policy.policy import VLMPolicy, build_policy
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
 from vlm_agent.report.curves import plot_curves
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
 from vlm_agent.robot.pool import EnvPool
+
+
+def _start_policy(recipe: Recipe) -> VLMPolicy:
+    """The policy that a run of this recipe starts from."""
+    return build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
 
 
 def run_training(recipe: Recipe) -> None:
@@ -37,8 +43,9 @@ def run_training(recipe: Recipe) -> None:
     if resume_folder is not None:
         policy = VLMPolicy.from_pretrained(resume_folder)
         check_same_run(resume_folder, policy, recipe)
+        policy.recipe = recipe.to_dict()
     else:
-        policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed)
+        policy = _start_policy(recipe)
     if accelerator.is_main_process:
         folders.prepare(recipe)
     accelerator.wait_for_everyone()
@@ -54,7 +61,9 @@ def run_training(recipe: Recipe) -> None:
         max_restarts=recipe.ppo.max_worker_restarts,
     )
     with pool:
-        trainer = PPOTrainer(recipe, accelerator, policy, pool)
+        needs_start = recipe.ppo.kl_coef > 0 and not recipe.model.use_peft
+        start = _start_policy(recipe) if needs_start else None
+        trainer = PPOTrainer(recipe, accelerator, policy, pool, start)
         if resume_folder is not None:
             trainer.resume()
         trainer.train()

@@ -13,7 +13,6 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from vlm_agent.errors import UserError
-from vlm_agent.learning.advantages import generalized_advantages
 from vlm_agent.learning.checkpoints import (
     OPTIMIZER_FILE,
     RunFolders,
@@ -21,24 +20,15 @@ from vlm_agent.learning.checkpoints import (
     save_checkpoint,
 )
 from vlm_agent.learning.evaluation import episode_rates, evaluate_over_ranks, summarize
-from vlm_agent.learning.losses import clipped_policy_loss, value_loss
-from vlm_agent.learning.ranks import (
-    explained_variance_over_ranks,
-    max_over_ranks,
-    mean_over_ranks,
-    normalize_over_ranks,
-    shares_over_ranks,
-)
+from vlm_agent.learning.ranks import shares_over_ranks
+from vlm_agent.learning.reference import ReferencePolicy
 from vlm_agent.learning.rollout import EpisodeRecord, RolloutBuffer, RolloutCollector
 from vlm_agent.learning.tracking import MetricsLog
-from vlm_agent.policy.policy import VLMPolicy, evaluate_actions
+from vlm_agent.learning.update import PPOUpdate
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
 from vlm_agent.robot.episode import save_episode
 from vlm_agent.robot.pool import EnvPool
-from vlm_agent.seeding import derive_rng
-
-StepStats = dict[str, torch.Tensor]
-"""Scalars of one optimiser step."""
 
 
 class PPOTrainer:
@@ -49,10 +39,17 @@ class PPOTrainer:
         accelerator: Wraps the policy and talks to the other processes.
         policy: The policy to train.
         pool: This process's environments.
+        start: Where ``kl_coef`` is set and there is no adapter to switch off, a policy with the
+            weights of the run's start.
     """
 
     def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, policy: VLMPolicy, pool: EnvPool
+        self,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        policy: VLMPolicy,
+        pool: EnvPool,
+        start: VLMPolicy | None = None,
     ) -> None:
         self.recipe = recipe
         self.ppo = recipe.ppo
@@ -60,12 +57,10 @@ class PPOTrainer:
         self.pool = pool
         self.folders = RunFolders(recipe)
         self.log = MetricsLog(self.folders.metrics, accelerator)
-        head = list(policy.value_head.parameters())
-        self.backbone_parameters = [p for p in policy.backbone.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [
-                {"params": self.backbone_parameters, "lr": self.ppo.learning_rate},
-                {"params": head, "lr": self.ppo.value_learning_rate},
+                {"params": policy.backbone_parameters(), "lr": self.ppo.learning_rate},
+                {"params": policy.head_parameters(), "lr": self.ppo.value_learning_rate},
             ],
             eps=1e-5,
             weight_decay=0.0,
@@ -74,8 +69,14 @@ class PPOTrainer:
         self.model, self.optimizer = accelerator.prepare(policy, optimizer)
         self.policy: VLMPolicy = accelerator.unwrap_model(self.model)
         self.collector = RolloutCollector(
-            pool, self.ppo.seed, accelerator.process_index, self.ppo.rollout_groups
+            pool,
+            self.ppo.seed,
+            accelerator.process_index,
+            self.ppo.rollout_groups,
+            self.ppo.feature_cache_gb * 2**30,
         )
+        reference = ReferencePolicy(self.policy, start) if self.ppo.kl_coef else None
+        self.improve = PPOUpdate(self.ppo, accelerator, self.model, self.optimizer, reference)
         self.words_per_step = self.ppo.num_envs * accelerator.num_processes
         self.timesteps = 0
         self.new_timesteps = 0  # of the last rollout
@@ -123,70 +124,10 @@ class PPOTrainer:
         return collected
 
     def update(self, rollout: RolloutBuffer) -> dict[str, float]:
-        """``n_epochs`` passes of PPO over one rollout; means over its minibatches."""
-        advantages_TN, returns_TN = generalized_advantages(
-            rollout.rewards,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.truncated,
-            self.ppo.gamma,
-            self.ppo.gae_lambda,
-        )
-        if self.ppo.normalize_advantage:
-            advantages_TN = normalize_over_ranks(advantages_TN)
-        observations = rollout.observations.flatten()
-        data = {
-            "actions": self._tensor(rollout.actions),
-            "log_probs": self._tensor(rollout.log_probs),
-            "values": self._tensor(rollout.values),
-            "returns": self._tensor(returns_TN),
-            "advantages": self._tensor(advantages_TN),
-        }
-        self.policy.train()
-        steps: list[StepStats] = []
-        for epoch in range(self.ppo.n_epochs):
-            done_before = len(steps)
-            for index in self._minibatches(epoch, len(observations)):
-                inputs = self.policy.encode(observations[index])
-                steps.append(self._step(inputs, {k: v[index] for k, v in data.items()}))
-            epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
-            if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
-                break
+        """Improve the policy on a rollout; what is logged of it."""
+        measured = self.improve(rollout, self.updates)
         self.updates += 1
-        means = mean_over_ranks(self.accelerator, steps)
-        del means["ratio_error"]
-        return means | {
-            "explained_variance": explained_variance_over_ranks(rollout.values, returns_TN),
-            "first_ratio_error": max_over_ranks(self.accelerator, steps[0]["ratio_error"]),
-            "n_epochs_done": epoch + 1,
-        }
-
-    def _step(self, inputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> StepStats:
-        """One optimiser step on one minibatch, and what is logged of it."""
-        log_probs, entropy, values = evaluate_actions(self.model, inputs, batch["actions"])
-        policy = clipped_policy_loss(
-            log_probs, batch["log_probs"], batch["advantages"], self.ppo.clip_range
-        )
-        critic = value_loss(values, batch["values"], batch["returns"], self.ppo.clip_range_value)
-        entropy = entropy.mean()
-        loss = policy.loss + self.ppo.value_coef * critic - self.ppo.entropy_coef * entropy
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        if self.updates < self.ppo.critic_warmup_updates:
-            for parameter in self.backbone_parameters:
-                parameter.grad = None  # the optimiser passes over them: only the critic moves
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.ppo.max_grad_norm)
-        self.optimizer.step()
-        return {
-            "policy_loss": policy.loss.detach(),
-            "value_loss": critic.detach(),
-            "entropy": entropy.detach(),
-            "approx_kl": policy.approx_kl,
-            "clip_fraction": policy.clip_fraction,
-            "grad_norm": norm.detach(),
-            "ratio_error": policy.max_ratio_error,
-        }
+        return measured
 
     def evaluate(self) -> None:
         """Play the evaluation episodes, and keep the policy if it is the best so far."""
@@ -215,7 +156,7 @@ class PPOTrainer:
         if self.accelerator.is_main_process:
             self.log.track({"eval": rates}, self.timesteps)
             if is_best:
-                save_checkpoint(self.folders.best, self.policy, self.recipe, result)
+                save_checkpoint(self.folders.best, self.policy, result)
             shown = max(records, key=lambda r: (r.success, r.episode_return))
             save_episode(self.folders.episode, shown.episode, self.recipe.env, self.policy.words)
 
@@ -251,7 +192,7 @@ class PPOTrainer:
                 "evaluations": self.evaluations,
             }
             folder = self.folders.step(self.timesteps)
-            save_checkpoint(folder, self.policy, self.recipe, state, self.optimizer)
+            save_checkpoint(folder, self.policy, state, self.optimizer)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
@@ -291,16 +232,6 @@ class PPOTrainer:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * left
         return self.ppo.learning_rate * left
-
-    def _minibatches(self, epoch: int, samples: int) -> list[np.ndarray]:
-        rank, size = self.accelerator.process_index, self.ppo.batch_size
-        rng = derive_rng(self.ppo.seed, "shuffle", rank, self.updates, epoch)
-        return np.split(rng.permutation(samples), range(size, samples, size))
-
-    def _tensor(self, array_TN: np.ndarray) -> torch.Tensor:
-        """(T, N) as a flat tensor on the device: float32, or int64 for indices."""
-        flat = torch.from_numpy(np.ascontiguousarray(array_TN).reshape(-1))
-        return (flat.float() if flat.is_floating_point() else flat.long()).to(self.policy.device)
 
     def _progress_bar(self) -> tqdm:
         return tqdm(

@@ -12,16 +12,33 @@ from vlm_agent.settings import STRICT, setting
 TINY = "tiny"
 """The name of the embedded, randomly initialised Qwen2-VL."""
 
+Scoring = Literal[
+    "auto", "first_token", "phrase_sum", "phrase_mean", "phrase_word", "action_head"
+]
+
 
 @dataclass(config=STRICT, frozen=True)
 class ModelConfig:
-    """Which model, in which form it is trained, and the shape of its value head."""
+    """Which model, how it scores words, in which form it is trained, and its value head."""
 
     model_name_or_path: str = setting(
-        TINY, "a Qwen2-VL on the hub, a local folder with the same files, or 'tiny'"
+        TINY, "a model on the hub, a local folder with the same files, or 'tiny'"
     )
     model_revision: str = setting("main", "branch, tag or commit on the hub")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "dtype of the backbone's weights")
+    scoring: Scoring = setting(
+        "auto",
+        "how words are scored: by their first_token; as whole phrases, whose tokens' "
+        "log-probabilities are added up (phrase_sum) and divided by the number of tokens "
+        "(phrase_mean) or of words (phrase_word); by an action_head of their own; auto: "
+        "first_token if all differ, else phrase_word",
+    )
+    temperature: Annotated[float, Field(gt=0)] = setting(
+        1.0, "scores are divided by it, in rollouts, updates and evaluation"
+    )
+    mask_senseless_words: bool = setting(
+        False, "never close a closed gripper, nor open an open one"
+    )
     use_peft: bool = setting(False, "train LoRA adapters on the language model, not all weights")
     lora_r: Annotated[int, Field(ge=1, le=1024)] = setting(16, "LoRA rank")
     lora_alpha: Annotated[int, Field(ge=1)] = setting(32, "LoRA scale")
@@ -32,8 +49,23 @@ class ModelConfig:
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         "linear layers of the language model that get adapters",
     )
+    lora_vision_modules: list[str] = setting(
+        [], "linear layers of the vision tower that get adapters; none: it is frozen"
+    )
+    freeze_vision: bool = setting(False, "full fine-tuning: leave the vision tower as it is")
+    load_in_4bit: bool = setting(False, "LoRA on a backbone quantised to 4 bits (QLoRA)")
+    load_in_8bit: bool = setting(False, "LoRA on a backbone quantised to 8 bits (LLM.int8())")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = setting("nf4", "number format of the 4 bits")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     value_head_width: Annotated[int, Field(ge=1)] = setting(
-        256, "hidden width of the value head's MLP"
+        256, "width of the value head's hidden layers"
+    )
+    value_head_depth: Annotated[int, Field(ge=0)] = setting(
+        1, "number of the value head's hidden layers; 0 for a linear one"
     )
     detach_value: bool = setting(False, "keep the value loss from reaching the backbone")
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the backbone's weights have 4 or 8 bits."""
+        return self.load_in_4bit or self.load_in_8bit

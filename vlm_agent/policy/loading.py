@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,21 +17,32 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 
 from vlm_agent.errors import UserError
 from vlm_agent.policy.config import TINY, ModelConfig
-from vlm_agent.policy.processor import Qwen2VLProcessor
-from vlm_agent.policy.tiny import build_tiny_model, build_tiny_processor
+from vlm_agent.policy.families import get_family
+from vlm_agent.policy.processor import picture_processor_class
+from vlm_agent.policy.quantization import quantization_config, settle_quantized
+from vlm_agent.policy.tiny import MODEL_TYPE, build_tiny_model, build_tiny_processor
 
 Backbone = PreTrainedModel | peft.PeftModel
 
 
-def load_processor(name: str, revision: str = "main") -> Qwen2VLProcessor:
+def find_model_type(name: str, revision: str = "main") -> str:
+    """transformers' ``model_type`` of ``tiny``, of a local folder or of a name on the hub."""
+    if name == TINY:
+        return MODEL_TYPE
+    return _from_pretrained(AutoConfig, name, revision).model_type
+
+
+def load_processor(name: str, revision: str = "main") -> Any:
     """The processor of ``tiny``, of a local folder or of a name on the hub."""
     if name == TINY:
         return build_tiny_processor()
-    return _from_pretrained(Qwen2VLProcessor, name, revision)
+    model_type = find_model_type(name, revision)
+    get_family(model_type, name)
+    return _from_pretrained(picture_processor_class(model_type), name, revision)
 
 
 def load_base_model(config: ModelConfig, processor: Any, seed: int) -> PreTrainedModel:
-    """The backbone without adapters.
+    """The backbone without adapters, quantised if the configuration says so.
 
     Args:
         config: Names the model and its dtype.
@@ -39,40 +50,32 @@ def load_base_model(config: ModelConfig, processor: Any, seed: int) -> PreTraine
         seed: Decides the weights of ``tiny``.
 
     Raises:
-        UserError: There is no such model, the hub cannot be reached, or it is no Qwen2-VL.
+        UserError: There is no such model, the hub cannot be reached, or it is of a family that is
+            not supported.
     """
     dtype = getattr(torch, config.dtype)
     name, revision = config.model_name_or_path, config.model_revision
+    family = get_family(find_model_type(name, revision), name)
+    quantization = quantization_config(config, family)
     if name == TINY:
-        return build_tiny_model(processor.tokenizer, seed, dtype)
-    model_type = _from_pretrained(AutoConfig, name, revision).model_type
-    if model_type != "qwen2_vl":
-        raise UserError(f"model_name_or_path: {name!r} is a {model_type!r}, expected a 'qwen2_vl'")
-    return _from_pretrained(AutoModelForImageTextToText, name, revision, dtype=dtype)
+        tiny = build_tiny_model(processor.tokenizer, seed, dtype)
+        if quantization is None:
+            return tiny
+        with tempfile.TemporaryDirectory() as folder:  # weights are quantised as they are loaded
+            tiny.save_pretrained(folder)
+            return _load_model(folder, revision, dtype, quantization)
+    return _load_model(name, revision, dtype, quantization)
 
 
-def add_lora(model: PreTrainedModel, config: ModelConfig, seed: int) -> peft.PeftModel:
-    """LoRA adapters on the language model's linear layers; everything else is frozen.
-
-    The vision tower has layers of the same names in some models, so the pattern asks for the
-    language model's path (PEFT's ``all-linear`` would adapt both).
-
-    Raises:
-        UserError: No layer matches ``lora_target_modules``.
-    """
-    names = "|".join(re.escape(name) for name in config.lora_target_modules)
-    lora = peft.LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=rf".*language_model.*\.({names})",
+def _load_model(
+    name: str, revision: str, dtype: torch.dtype, quantization: Any
+) -> PreTrainedModel:
+    options = {} if quantization is None else {"quantization_config": quantization}
+    model = _from_pretrained(
+        AutoModelForImageTextToText, name, revision, dtype=dtype, **options
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return peft.get_peft_model(model, lora)
-        except ValueError as error:
-            raise UserError(f"lora_target_modules: {error}") from None
+    settle_quantized(model)
+    return model
 
 
 def _from_pretrained(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
@@ -88,6 +91,8 @@ def _from_pretrained(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
             local_files_only=is_path or not hub_is_reachable(),
             **kwargs,
         )
+    except ImportError as error:
+        raise UserError(f"model_name_or_path: {name!r} needs another package: {error}") from None
     except (OSError, ValueError) as error:
         if is_path:
             raise UserError(f"model_name_or_path: cannot load {name!r}: {error}") from None

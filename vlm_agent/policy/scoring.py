@@ -1,71 +1,65 @@
-"""Word scores: the language head's next-token scores, restricted to the words' first tokens."""
+"""Word scores from hidden states: pure functions, in fp32 whatever the backbone's dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from vlm_agent.errors import UserError
-
-
-def word_tokens(tokenizer: Any, prompt: str, words: Sequence[str]) -> list[list[int]]:
-    """The token ids each word has as the continuation of a prompt.
-
-    A word is tokenised in its context, since what stands before it decides how it is cut.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        prompt: The whole text before the word: chat template applied, generation prompt included.
-        words: The action words.
-
-    Raises:
-        UserError: A word joins with the end of the prompt into one token.
-    """
-    start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    tokens = []
-    for word in words:
-        ids = tokenizer(prompt + word, add_special_tokens=False)["input_ids"]
-        if ids[: len(start)] != start or len(ids) == len(start):
-            raise UserError(f"the action word {word!r} merges with the end of the prompt")
-        tokens.append(ids[len(start) :])
-    return tokens
-
-
-def first_token_ids(tokenizer: Any, prompt: str, words: Sequence[str]) -> list[int]:
-    """The first token of each word, which tells the words apart.
-
-    Raises:
-        UserError: Two words begin with the same token; the message shows the words and tokens.
-    """
-    tokens = word_tokens(tokenizer, prompt, words)
-    by_first: dict[int, list[int]] = {}
-    for index, ids in enumerate(tokens):
-        by_first.setdefault(ids[0], []).append(index)
-    shared = [indices for indices in by_first.values() if len(indices) > 1]
-    if shared:
-        groups = "; ".join(
-            " and ".join(
-                f"{words[i]!r} {tokenizer.convert_ids_to_tokens(tokens[i])}" for i in indices
-            )
-            for indices in shared
-        )
-        raise UserError(f"action_words: words begin with the same token: {groups}")
-    return [ids[0] for ids in tokens]
+VOCABULARY_CHUNK = 16_384
+"""Rows of the language head that are multiplied at once."""
 
 
 def restricted_scores(
-    hidden_BD: torch.Tensor, head_VD: torch.Tensor, token_ids_A: torch.Tensor
+    hidden_BSD: torch.Tensor, head_VD: torch.Tensor, states_E: torch.Tensor, tokens_E: torch.Tensor
 ) -> torch.Tensor:
-    """Next-token scores of a few tokens, fp32 (B, A), without the rest of the vocabulary.
+    """Next-token scores (logits) of a few tokens, fp32 (B, E), without the rest of the vocabulary.
 
-    Equal to ``(hidden_BD @ head_VD.T)[:, token_ids_A]`` with A dot products a row instead of V.
+    Equal to ``(hidden_BSD @ head_VD.T)[:, states_E, tokens_E]`` with E dot products a row instead
+    of S x V.
 
     Args:
-        hidden_BD: Final hidden states, after the last norm, of any float dtype.
+        hidden_BSD: Final hidden states, after the last norm, of any float dtype.
         head_VD: The language head's weight.
-        token_ids_A: int64 (A,).
+        states_E: Which state each token is scored at, int64.
+        tokens_E: The tokens, int64.
     """
-    with torch.autocast(hidden_BD.device.type, enabled=False):
-        return hidden_BD.float() @ head_VD[token_ids_A].float().T
+    with torch.autocast(hidden_BSD.device.type, enabled=False):
+        rows_ED = head_VD[tokens_E].float()
+        return torch.einsum("bed,ed->be", hidden_BSD[:, states_E].float(), rows_ED)
+
+
+def log_normalizers(hidden_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
+    """log Σ exp of the scores of the whole vocabulary, fp32 (B, S).
+
+    The vocabulary is taken in chunks that are recomputed for the gradient, so neither the scores
+    nor an fp32 copy of the head ever exist as a whole.
+    """
+    with torch.autocast(hidden_BSD.device.type, enabled=False):
+        hidden = hidden_BSD.float()
+        parts = [
+            checkpoint(_chunk_normalizer, hidden, rows, use_reentrant=False, preserve_rng_state=False)
+            for rows in head_VD.split(VOCABULARY_CHUNK)
+        ]
+        return torch.stack(parts).logsumexp(0)
+
+
+def _chunk_normalizer(hidden_BSD: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
+    return (hidden_BSD @ rows_CD.float().T).logsumexp(-1)
+
+
+def phrase_scores(
+    scores_BE: torch.Tensor,
+    normalizers_BS: torch.Tensor,
+    states_E: torch.Tensor,
+    weights_EA: torch.Tensor,
+) -> torch.Tensor:
+    """Scores of whole phrases, fp32 (B, A): weighted sums of their tokens' log-probabilities.
+
+    Args:
+        scores_BE: Of the phrases' tokens, from :func:`restricted_scores`.
+        normalizers_BS: Of the states, from :func:`log_normalizers`.
+        states_E: Which state each token is scored at.
+        weights_EA: 1 / divisor where the token belongs to the phrase, else 0.
+    """
+    with torch.autocast(scores_BE.device.type, enabled=False):
+        return (scores_BE - normalizers_BS[:, states_E]) @ weights_EA

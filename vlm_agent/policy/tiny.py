@@ -6,13 +6,16 @@ runs with the other; it is small enough to learn on two CPU cores.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vlm_agent.policy.processor import Qwen2VLProcessor
+from vlm_agent.policy.processor import picture_processor_class
 
+MODEL_TYPE = "qwen2_vl"
 END = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = (
@@ -70,9 +73,9 @@ def build_tiny_tokenizer() -> Qwen2TokenizerFast:
     )
 
 
-def build_tiny_processor() -> Qwen2VLProcessor:
+def build_tiny_processor() -> Any:
     """Processor for :func:`build_tiny_model`: the tokenizer above and Qwen2-VL's pictures."""
-    return Qwen2VLProcessor(
+    return picture_processor_class(MODEL_TYPE)(
         Qwen2VLImageProcessorPil(), build_tiny_tokenizer(), chat_template=_CHAT_TEMPLATE
     )
 

@@ -14,18 +14,24 @@ class ValueHead(nn.Module):
 
     Args:
         hidden_size: D, the backbone's hidden size.
-        width: Hidden width of the MLP.
+        width: Width of the hidden layers.
+        depth: How many hidden layers; 0 for a linear head.
     """
 
-    def __init__(self, hidden_size: int, width: int) -> None:
+    def __init__(self, hidden_size: int, width: int, depth: int = 1) -> None:
         super().__init__()
-        self.hidden = nn.Linear(hidden_size, width, dtype=torch.float32)
-        self.output = nn.Linear(width, 1, dtype=torch.float32)
+        sizes = [hidden_size] + [width] * depth
+        self.hidden = nn.ModuleList(
+            nn.Linear(n, width, dtype=torch.float32) for n in sizes[:-1]
+        )
+        self.output = nn.Linear(sizes[-1], 1, dtype=torch.float32)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, hidden_BD: torch.Tensor) -> torch.Tensor:
         """Values (B,), fp32, of hidden states (B, D) of any dtype."""
         with torch.autocast(hidden_BD.device.type, enabled=False):
-            features = torch.tanh(self.hidden(hidden_BD.float()))
+            features = hidden_BD.float()
+            for layer in self.hidden:
+                features = torch.tanh(layer(features))
             return self.output(features).squeeze(-1)

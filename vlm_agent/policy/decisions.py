@@ -1,0 +1,86 @@
+"""Decisions of a policy: words for observations, and how probable given words are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm_agent.observations import Observations
+from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
+
+PolicyModule = Callable[..., PolicyOutput]
+"""A ``VLMPolicy``, or the module that accelerate wrapped it in."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Words chosen for B observations.
+
+    Attributes:
+        actions: int64 (B,).
+        log_probs: Log-probability of each chosen word, float32 (B,).
+        values: State values, float32 (B,).
+        probs: The whole distribution, float32 (B, A).
+        image_features: What a frozen vision tower made of the frames, (B, S, P, D), or ``None``.
+    """
+
+    actions: np.ndarray
+    log_probs: np.ndarray
+    values: np.ndarray
+    probs: np.ndarray
+    image_features: torch.Tensor | None
+
+
+@torch.no_grad()
+def act(
+    policy: VLMPolicy, observations: Observations, uniforms: np.ndarray | None = None
+) -> Decisions:
+    """Choose a word for each observation.
+
+    Args:
+        policy: The policy.
+        observations: B of them.
+        uniforms: Uniform numbers (B,) in [0, 1), from which the words are drawn by inverting the
+            distribution function, so that sampling needs no generator on the device. ``None``
+            takes the most probable word.
+    """
+    output = policy(**policy.encode(observations))
+    log_probs_BA = output.logits.log_softmax(-1).cpu().numpy()
+    probs_BA = np.exp(log_probs_BA)
+    if uniforms is None:
+        actions = log_probs_BA.argmax(-1)
+    else:
+        below_BA = np.cumsum(probs_BA, -1, dtype=np.float64)
+        below_BA /= below_BA[:, -1:]
+        actions = (below_BA <= uniforms[:, None]).sum(-1)
+    chosen = np.take_along_axis(log_probs_BA, actions[:, None], -1)[:, 0]
+    values = output.values.cpu().numpy()
+    return Decisions(actions, chosen, values, probs_BA, output.image_features)
+
+
+@torch.no_grad()
+def predict_values(policy: VLMPolicy, observations: Observations) -> np.ndarray:
+    """State values, float32 (B,)."""
+    return policy(**policy.encode(observations)).values.cpu().numpy()
+
+
+def evaluate_actions(
+    policy: PolicyModule, inputs: dict[str, torch.Tensor], actions_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities, entropies and values of given words, each (B,), with gradients.
+
+    Args:
+        policy: The policy or its distributed wrapper; gradients are synchronised only through
+            the wrapper's own ``forward``.
+        inputs: Encoded observations.
+        actions_B: int64 (B,).
+    """
+    output: Any = policy(**inputs)
+    log_probs_BA = output.logits.log_softmax(-1)
+    log_prob_B = log_probs_BA.gather(-1, actions_B[:, None]).squeeze(-1)
+    entropy_B = -(log_probs_BA.exp() * log_probs_BA).sum(-1)
+    return log_prob_B, entropy_B, output.values

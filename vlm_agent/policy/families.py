@@ -1,0 +1,121 @@
+"""What differs between families of vision-language models: this table, and nothing else.
+
+Everything outside of it takes transformers' common interface: ``model.model`` with
+``get_image_features`` and a ``forward`` that takes image features made before
+(``mm_encoder_outputs``), position ids and a 4-D mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlm_agent.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        language_model: Name of the language model below ``model.model``.
+        vision: Names of the vision tower and what connects it, below ``model.model``.
+        image_inputs: What ``get_image_features`` takes, as the image processor names it.
+        image_options: Options of the image processor: a small square frame is one tile.
+        nested_images: Whether the image processor wants a list of images for each prompt.
+        mrope: Whether positions are in three dimensions (time, height, width).
+        tensor_features: Whether features of several images travel as one tensor, not as a tuple.
+    """
+
+    language_model: str = "language_model"
+    vision: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
+    image_inputs: tuple[str, ...] = ("pixel_values",)
+    image_options: Mapping[str, Any] = field(default_factory=dict)
+    nested_images: bool = False
+    mrope: bool = False
+    tensor_features: bool = False
+
+    def vision_modules(self, model: nn.Module) -> list[nn.Module]:
+        """The vision tower's modules of ``model.model``."""
+        return [model.get_submodule(name) for name in self.vision]
+
+    def image_features(
+        self, model: nn.Module, image_inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What the vision tower makes of B frames of equal size.
+
+        Returns:
+            (B, S, P, D): P picture tokens of width D; S is 1, or more where the vision tower also
+            feeds later layers of the language model (DeepStack).
+        """
+        made = model.get_image_features(**image_inputs, return_dict=True)
+        stacks = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
+        return torch.stack(
+            [s if isinstance(s, torch.Tensor) else torch.stack(list(s)) for s in stacks], 1
+        )
+
+    def encoder_outputs(self, features_BSPD: torch.Tensor) -> dict[str, Any]:
+        """Features as ``model.forward`` takes them in place of pictures."""
+        pooled, *deepstack = features_BSPD.unbind(1)
+        return {
+            "image": SimpleNamespace(
+                pooler_output=pooled if self.tensor_features else pooled.unbind(),
+                deepstack_features=[layer.unbind() for layer in deepstack],
+            )
+        }
+
+    def positions(self, model: nn.Module, row: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Position ids of one prompt without padding, int64 (3, L) with M-RoPE, else (1, L)."""
+        ids_1L = row["input_ids"]
+        if not self.mrope:
+            return torch.arange(ids_1L.shape[1])[None]
+        positions_31L, _ = model.get_rope_index(
+            ids_1L,
+            mm_token_type_ids=row["mm_token_type_ids"],
+            image_grid_thw=row["image_grid_thw"],
+        )
+        return positions_31L[:, 0].long()
+
+
+_QWEN = Family(vision=("visual",), image_inputs=("pixel_values", "image_grid_thw"), mrope=True)
+_IDEFICS = Family(
+    language_model="text_model",
+    vision=("vision_model", "connector"),
+    image_inputs=("pixel_values", "pixel_attention_mask"),
+    image_options={"do_image_splitting": False},
+    nested_images=True,
+)
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": _QWEN,
+    "idefics3": _IDEFICS,
+    "smolvlm": _IDEFICS,
+    "internvl": Family(image_options={"crop_to_patches": False}, tensor_features=True),
+    "llava": Family(),
+}
+"""``model_type`` of transformers' configuration -> family."""
+
+
+def get_family(model_type: str, name: str) -> Family:
+    """The family of a model type.
+
+    Args:
+        model_type: As transformers' configuration says.
+        name: The model's name, for the error message.
+
+    Raises:
+        UserError: It is not supported.
+    """
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"model_name_or_path: {name!r} is a {model_type!r}, expected one of: "
+            f"{', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]
