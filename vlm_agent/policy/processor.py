@@ -8,6 +8,7 @@ from typing import Any
 
 import transformers
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.processing_utils import ProcessorMixin
 
 
 @functools.cache
@@ -18,21 +19,34 @@ def picture_processor_class(model_type: str) -> type:
     with transformers' own classes too.
     """
     parent = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
-    has_video = "video_processor" in inspect.signature(parent.__init__).parameters
-    without_video = {"video_processor": None} if has_video else {}
+    if "video_processor" not in inspect.signature(parent.__init__).parameters:
+        return parent
 
     class PictureProcessor(parent):
+        # transformers reads from these names which parts and options a processor has.
         def __init__(
             self,
             image_processor: Any = None,
             tokenizer: Any = None,
             chat_template: str | None = None,
-            **options: Any,
+            image_seq_len: int | None = None,
+            image_seq_length: int | None = None,
+            **others: Any,
         ) -> None:
-            # transformers reads from this signature which parts a processor has.
+            lengths = {"image_seq_len": image_seq_len, "image_seq_length": image_seq_length}
+            given = {name: value for name, value in lengths.items() if value is not None}
             super().__init__(
-                image_processor, tokenizer, chat_template=chat_template, **without_video, **options
+                image_processor,
+                tokenizer,
+                video_processor=None,
+                chat_template=chat_template,
+                **given,
+                **others,
             )
+
+        def apply_chat_template(self, *arguments: Any, **options: Any) -> Any:
+            # SmolVLM's own asks its video processor for defaults.
+            return ProcessorMixin.apply_chat_template(self, *arguments, **options)
 
     PictureProcessor.__name__ = PictureProcessor.__qualname__ = parent.__name__
     return PictureProcessor

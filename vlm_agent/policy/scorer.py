@@ -33,7 +33,7 @@ class WordScorer(nn.Module):
             "phrase_mean": [len(ids) for ids in tokens],
             "phrase_word": [len(word.split()) for word in words.words],
         }[scoring]
-        weights_EA = torch.zeros(len(tree.edge_words), len(tokens))
+        weights_EA = torch.zeros(len(tree.edge_words), len(tokens), dtype=torch.float64)
         for edge, word in enumerate(tree.edge_words):
             weights_EA[edge, word] = 1.0 / divisors[word]
         self.node_tokens: torch.Tensor

@@ -55,11 +55,15 @@ def phrase_scores(
 ) -> torch.Tensor:
     """Scores of whole phrases, fp32 (B, A): weighted sums of their tokens' log-probabilities.
 
+    They are added up in fp64: a phrase of many tokens is so improbable that fp32 would round it
+    by more than 1e-5.
+
     Args:
         scores_BE: Of the phrases' tokens, from :func:`restricted_scores`.
         normalizers_BS: Of the states, from :func:`log_normalizers`.
         states_E: Which state each token is scored at.
-        weights_EA: 1 / divisor where the token belongs to the phrase, else 0.
+        weights_EA: 1 / divisor where the token belongs to the phrase, else 0; fp64.
     """
     with torch.autocast(scores_BE.device.type, enabled=False):
-        return (scores_BE - normalizers_BS[:, states_E]) @ weights_EA
+        log_probs_BE = (scores_BE - normalizers_BS[:, states_E]).double()
+        return (log_probs_BE @ weights_EA).float()

@@ -1,0 +1,106 @@
+"""Each supported family, with a tiny random model of its own configuration class."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.policy.families import BUILDERS, save_family
+from tests.policy.slow import slow_scores
+from tests.policy.test_scoring import PHRASES, log_softmax
+from vlm_agent.observations import Observations
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.decisions import act, evaluate_actions
+from vlm_agent.policy.families import FAMILIES
+from vlm_agent.policy.policy import VLMPolicy
+
+SIZE = 56
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def folder(request, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp(request.param)
+    save_family(request.param, path)
+    return path
+
+
+@pytest.fixture
+def make(folder, template):
+    def build(words=None, **settings) -> VLMPolicy:
+        chosen = template if words is None else dataclasses.replace(template, words=words)
+        return build_policy(ModelConfig(model_name_or_path=str(folder), **settings), chosen, 0)
+
+    return build
+
+
+def test_all_families_are_tested():
+    assert set(BUILDERS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("words", [None, PHRASES], ids=["first tokens", "phrases"])
+@torch.no_grad()
+def test_scores_are_those_of_the_library_one_by_one(make, make_observations, words):
+    policy = make(words, **({} if words is None else {"scoring": "phrase_sum"})).eval()
+    observations = make_observations(4, SIZE)
+    inputs = policy.encode(observations)
+    fast, slow = policy(**inputs).logits, slow_scores(policy, observations)
+    assert (log_softmax(fast) - log_softmax(slow)).abs().max() < 1e-5
+    assert log_softmax(slow).std() > 0.05
+    frames = observations.frames[[1, 0, 3, 2]]
+    swapped = policy(**policy.encode(Observations(frames, observations.facts))).logits
+    assert (swapped - fast).abs().max() > 1e-3  # the pictures matter
+
+
+@torch.no_grad()
+def test_features_give_the_scores_that_frames_give(make, make_observations):
+    policy = make(use_peft=True).eval()
+    assert policy.vision_is_frozen
+    observations = make_observations(3, SIZE)
+    first = policy(**policy.encode(observations))
+    features = first.image_features
+    assert features.shape[0] == 3
+    again = policy(**policy.encode(observations, features))
+    assert torch.equal(first.logits, again.logits)
+    assert again.image_features is None
+    other = policy(**policy.encode(observations, features.flip(0)))
+    assert (other.logits - first.logits).abs().max() > 1e-3
+    alone = policy.image_features(observations.frames[:1])
+    assert (alone - features[:1]).abs().max() < 1e-5
+
+
+def test_gradients_reach_all_that_is_trained_and_nothing_else(make, make_observations):
+    observations, actions = make_observations(2, SIZE), torch.tensor([0, 1])
+    policy = make()
+    log_probs, *_ = evaluate_actions(policy, policy.encode(observations), actions)
+    log_probs.sum().backward()
+    inner = policy.inner_model.model
+    for part in (policy.family.language_model, *policy.family.vision):
+        gradients = [p.grad for p in inner.get_submodule(part).parameters()]
+        assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0, part
+
+    policy = make(use_peft=True)
+    adapted = [n for n, p in policy.backbone.named_parameters() if p.requires_grad]
+    assert len(adapted) == 2 * 7 * 2  # A and B of seven layers in two blocks
+    assert all(f".{policy.family.language_model}." in name for name in adapted)
+    frozen = make(freeze_vision=True)
+    assert frozen.vision_is_frozen
+    assert any(p.requires_grad for p in frozen.backbone.parameters())
+
+
+def test_saved_policies_score_the_same(make, make_observations, tmp_path):
+    observations = make_observations(3, SIZE)
+    for name, settings in {"full": {}, "lora": {"use_peft": True}}.items():
+        policy = make(**settings)
+        torch.nn.init.normal_(policy.value_head.output.weight)
+        with torch.no_grad():
+            for parameter in policy.backbone_parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        policy.eval().save_pretrained(tmp_path / name)
+        loaded = VLMPolicy.from_pretrained(tmp_path / name).eval()
+        mine, theirs = act(policy, observations), act(loaded, observations)
+        assert np.array_equal(mine.probs, theirs.probs)
+        assert np.array_equal(mine.values, theirs.values)
+        assert loaded.words == policy.words
