@@ -15,8 +15,8 @@ import pytest
 
 from vlm_agent.actions import MOTIONS
 from vlm_agent.observations import Observations
-from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.prompts import PromptTemplate
 from vlm_agent.robot.config import EnvConfig

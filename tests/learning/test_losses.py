@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_agent.learning.losses import clipped_policy_loss, value_loss
+from vlm_agent.learning.losses import clipped_policy_loss, kl_estimates, value_loss
 
 
 def test_policy_loss_by_hand():
@@ -76,3 +76,20 @@ def test_clipped_value_loss_by_hand():
     loss.backward()
     # the first is clipped and larger: no gradient; the others: (v - R) / 4
     assert torch.allclose(values.grad, torch.tensor([0.0, 0.25, -0.2, -0.5]).double(), atol=1e-12)
+
+
+def test_kl_estimates_by_hand_and_on_average():
+    """For each word by hand; weighted with the policy's probabilities both give the true KL."""
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    q = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
+    true = sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True))
+    k1 = kl_estimates(p.log(), q.log(), "k1")
+    k3 = kl_estimates(p.log(), q.log(), "k3")
+    assert k1.tolist() == pytest.approx([math.log(2), math.log(1.2), math.log(0.4)])
+    assert k3.tolist() == pytest.approx(
+        [0.5 - 1 + math.log(2), 5 / 6 - 1 + math.log(1.2), 2.5 - 1 - math.log(2.5)]
+    )
+    assert (p * k1).sum().item() == pytest.approx(true)
+    assert (p * k3).sum().item() == pytest.approx(true)
+    assert (k3 >= 0).all()
+    assert (k1 < 0).any()

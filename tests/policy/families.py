@@ -197,9 +197,7 @@ def internvl() -> tuple[Any, Any]:
 def llava() -> tuple[Any, Any]:
     tokenizer = _tokenizer(["<image>"])
     processor = picture_processor_class("llava")(
-        LlavaImageProcessorPil(
-            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
-        ),
+        LlavaImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",

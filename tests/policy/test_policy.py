@@ -1,65 +1,12 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
+from tests.policy.training import train_a_little
 from vlm_agent.errors import UserError
 from vlm_agent.policy.decisions import act, evaluate_actions, predict_values
-from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.policy.value_head import ValueHead
-
-
-def train_a_little(policy: VLMPolicy, observations) -> None:
-    """Real optimiser steps on policy and value head, so that nothing is at its initial value."""
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-2)
-    for _ in range(3):
-        actions = torch.arange(len(observations)) % 8
-        log_probs, _, values = evaluate_actions(policy, policy.encode(observations), actions)
-        loss = -log_probs.mean() + (values - 1).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-@pytest.mark.parametrize("use_peft", [False, True], ids=["full", "lora"])
-def test_saved_policy_loads_in_a_new_process_bit_for_bit(
-    make_policy, make_observations, tmp_path, use_peft
-):
-    policy = make_policy(seed=5, use_peft=use_peft)
-    observations = make_observations(4)
-    train_a_little(policy, observations)
-    policy.eval()
-    policy.save_pretrained(tmp_path)
-    weights = "adapter_model.safetensors" if use_peft else "model.safetensors"
-    for name in (weights, "value_head.safetensors", "prompt.jinja", "policy.json"):
-        assert (tmp_path / name).is_file()
-    decisions = act(policy, observations)
-    np.savez(tmp_path / "in.npz", frames=observations.frames, facts=observations.facts)
-    code = (
-        "import sys, numpy as np\n"
-        "from vlm_agent.policy.policy import VLMPolicy\n"
-        "from vlm_agent.policy.decisions import act\n"
-        "from vlm_agent.observations import Observations\n"
-        "folder = sys.argv[1]\n"
-        "policy = VLMPolicy.from_pretrained(folder).eval()\n"
-        "d = act(policy, Observations(**np.load(folder + '/in.npz')))\n"
-        "np.savez(folder + '/out.npz', probs=d.probs, values=d.values, words=policy.words)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    loaded = np.load(tmp_path / "out.npz")
-    assert np.array_equal(loaded["probs"], decisions.probs)
-    assert np.array_equal(loaded["values"], decisions.values)
-    assert np.abs(decisions.values).min() > 0.01  # the head was trained and came back
-    assert tuple(loaded["words"]) == policy.words
-
-
-def test_a_folder_without_a_policy_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no policy in the folder"):
-        VLMPolicy.from_pretrained(tmp_path)
 
 
 def test_seed_decides_the_weights_and_leaves_the_global_generator_alone(make_policy):
@@ -196,30 +143,3 @@ def test_gradient_checkpointing_changes_no_gradient(make_policy, make_observatio
         assert len(calls) == (2 if checkpointing else 1)
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.allclose(plain, recomputed, atol=1e-6)
-
-
-def test_value_head_file_holds_the_head_and_nothing_else(policy, tmp_path):
-    policy.save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "value_head.safetensors")
-    assert {k: tuple(v.shape) for k, v in tensors.items()} == {
-        "hidden.0.weight": (256, 128),
-        "hidden.0.bias": (256,),
-        "output.weight": (1, 256),
-        "output.bias": (1,),
-    }
-
-
-@pytest.mark.parametrize("damage", ["missing weights", "cut weights", "broken json", "no words"])
-def test_a_broken_folder_gets_a_sentence(policy, tmp_path, damage: str):
-    policy.save_pretrained(tmp_path)
-    weights, about = tmp_path / "model.safetensors", tmp_path / "policy.json"
-    if damage == "missing weights":
-        weights.unlink()
-    elif damage == "cut weights":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    elif damage == "broken json":
-        about.write_text("{")
-    else:
-        about.write_text("{}")
-    with pytest.raises(UserError, match="cannot load the policy in"):
-        VLMPolicy.from_pretrained(tmp_path)

@@ -25,7 +25,9 @@ class FeatureCache:
         if self._features is None:
             each = features_BSPD[0].numel() * features_BSPD.element_size()
             capacity = min(self.samples, int(self.limit // each))
-            self._features = torch.empty((capacity, *features_BSPD.shape[1:]), dtype=features_BSPD.dtype)
+            self._features = torch.empty(
+                (capacity, *features_BSPD.shape[1:]), dtype=features_BSPD.dtype
+            )
         fits = slots < len(self._features)
         self._features[slots[fits]] = features_BSPD[torch.from_numpy(fits)].cpu()
         self._held[slots[fits]] = True

@@ -26,9 +26,7 @@ class ReferencePolicy:
         self.adapter_off = policy.backbone.disable_adapter if frozen is None else nullcontext
 
     @torch.no_grad()
-    def log_probs(
-        self, inputs: dict[str, torch.Tensor], actions_B: torch.Tensor
-    ) -> torch.Tensor:
+    def log_probs(self, inputs: dict[str, torch.Tensor], actions_B: torch.Tensor) -> torch.Tensor:
         """Its log-probabilities of given words, (B,)."""
         with self.adapter_off():
             return evaluate_actions(self.policy, inputs, actions_B)[0]

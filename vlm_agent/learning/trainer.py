@@ -6,7 +6,6 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
-
-import peft
 
 from vlm_agent.errors import UserError
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import ObservationEncoder
 from vlm_agent.policy.families import get_family
-from vlm_agent.policy.loading import Backbone, find_model_type, load_base_model, load_processor
+from vlm_agent.policy.loading import (
+    Backbone,
+    find_model_type,
+    load_adapter,
+    load_base_model,
+    load_processor,
+)
 from vlm_agent.policy.lora import add_lora
-from vlm_agent.policy.policy import POLICY_FILE, VLMPolicy, saved_encoder
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.prompts import PromptTemplate
 
 logger = logging.getLogger(__name__)
@@ -68,18 +71,16 @@ def merge_adapter(folder: str | Path) -> VLMPolicy:
         UserError: There is no policy in the folder, or one without an adapter.
     """
     folder = Path(folder)
-    if not (folder / POLICY_FILE).is_file():
-        raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE})")
-    about = json.loads((folder / POLICY_FILE).read_text())
-    config = ModelConfig(**about["model"])
-    if not config.use_peft:
-        raise UserError(f"the policy in {str(folder)!r} has no adapter to merge")
-    config = dataclasses.replace(config, load_in_4bit=False, load_in_8bit=False)
-    encoder = saved_encoder(folder, about)
-    base = load_base_model(config, encoder.processor, about["seed"])
-    merged = peft.PeftModel.from_pretrained(base, str(folder)).merge_and_unload(safe_merge=True)
     saved = VLMPolicy.from_pretrained(folder)
-    config = dataclasses.replace(config, use_peft=False)
-    policy = VLMPolicy(merged, encoder, config, about["seed"], saved.recipe)
+    if not saved.config.use_peft:
+        raise UserError(f"the policy in {str(folder)!r} has no adapter to merge")
+    config = dataclasses.replace(
+        saved.config, use_peft=False, load_in_4bit=False, load_in_8bit=False
+    )
+    adapted = saved.backbone
+    if saved.config.is_quantized:
+        adapted = load_adapter(load_base_model(config, saved.encoder.processor, saved.seed), folder)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    policy = VLMPolicy(merged, saved.encoder, config, saved.seed, saved.recipe)
     policy.read_heads(folder)
     return policy

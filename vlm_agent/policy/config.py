@@ -12,9 +12,7 @@ from vlm_agent.settings import STRICT, setting
 TINY = "tiny"
 """The name of the embedded, randomly initialised Qwen2-VL."""
 
-Scoring = Literal[
-    "auto", "first_token", "phrase_sum", "phrase_mean", "phrase_word", "action_head"
-]
+Scoring = Literal["auto", "first_token", "phrase_sum", "phrase_mean", "phrase_word", "action_head"]
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -123,9 +123,7 @@ class PromptRows:
         positions_PL = self.encoder.family.positions(self.model, row)
         return row["input_ids"][0].numpy(), positions_PL.numpy()
 
-    def __call__(
-        self, facts_BF: np.ndarray, shape: tuple[int, ...]
-    ) -> dict[str, torch.Tensor]:
+    def __call__(self, facts_BF: np.ndarray, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """Padded on the left to the longest prompt of the batch.
 
         Args:

@@ -44,9 +44,7 @@ class Family:
         """The vision tower's modules of ``model.model``."""
         return [model.get_submodule(name) for name in self.vision]
 
-    def image_features(
-        self, model: nn.Module, image_inputs: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def image_features(self, model: Any, image_inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the vision tower makes of B frames of equal size.
 
         Returns:
@@ -69,7 +67,7 @@ class Family:
             )
         }
 
-    def positions(self, model: nn.Module, row: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def positions(self, model: Any, row: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Position ids of one prompt without padding, int64 (3, L) with M-RoPE, else (1, L)."""
         ids_1L = row["input_ids"]
         if not self.mrope:

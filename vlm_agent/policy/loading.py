@@ -13,6 +13,7 @@ from urllib.request import getproxies
 import peft
 import torch
 from huggingface_hub import constants
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlm_agent.errors import UserError
@@ -26,7 +27,7 @@ Backbone = PreTrainedModel | peft.PeftModel
 
 
 def find_model_type(name: str, revision: str = "main") -> str:
-    """transformers' ``model_type`` of ``tiny``, of a local folder or of a name on the hub."""
+    """Transformers' ``model_type`` of ``tiny``, of a local folder or of a name on the hub."""
     if name == TINY:
         return MODEL_TYPE
     return _from_pretrained(AutoConfig, name, revision).model_type
@@ -67,12 +68,22 @@ def load_base_model(config: ModelConfig, processor: Any, seed: int) -> PreTraine
     return _load_model(name, revision, dtype, quantization)
 
 
-def _load_model(
-    name: str, revision: str, dtype: torch.dtype, quantization: Any
-) -> PreTrainedModel:
+def load_adapter(base: PreTrainedModel, folder: Path, is_trainable: bool = False) -> peft.PeftModel:
+    """A backbone with a saved adapter on it.
+
+    Raises:
+        FileNotFoundError: There is none in the folder, or not as safetensors.
+    """
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    if not weights.is_file():  # PEFT would unpickle an older file in its place
+        raise FileNotFoundError(f"there is no {weights}")
+    return peft.PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
+
+
+def _load_model(name: str, revision: str, dtype: torch.dtype, quantization: Any) -> PreTrainedModel:
     options = {} if quantization is None else {"quantization_config": quantization}
     model = _from_pretrained(
-        AutoModelForImageTextToText, name, revision, dtype=dtype, **options
+        AutoModelForImageTextToText, name, revision, dtype=dtype, use_safetensors=True, **options
     )
     settle_quantized(model)
     return model

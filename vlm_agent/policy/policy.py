@@ -23,7 +23,12 @@ from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import ObservationEncoder, PromptRows, sensible_words
 from vlm_agent.policy.families import FAMILIES
 from vlm_agent.policy.frames import image_inputs_of
-from vlm_agent.policy.loading import Backbone, hub_is_reachable, load_base_model
+from vlm_agent.policy.loading import (
+    Backbone,
+    hub_is_reachable,
+    load_adapter,
+    load_base_model,
+)
 from vlm_agent.policy.processor import picture_processor_class
 from vlm_agent.policy.scorer import WordScorer
 from vlm_agent.policy.value_head import ValueHead
@@ -250,7 +255,11 @@ class VLMPolicy(
 
         That is adapter or weights, heads, processor, prompt, words, scoring and recipe.
         """
-        self.backbone.save_pretrained(save_directory)
+        if isinstance(self.backbone, peft.PeftModel):
+            self.backbone.save_pretrained(save_directory, save_embedding_layers=False)
+            (save_directory / "README.md").unlink()  # PEFT's card; the policy has its own
+        else:
+            self.backbone.save_pretrained(save_directory)
         self.encoder.processor.save_pretrained(save_directory)
         for name, head in self._heads().items():
             state = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
@@ -312,14 +321,24 @@ class VLMPolicy(
     @classmethod
     def _read(cls, folder: Path) -> VLMPolicy:
         about = json.loads((folder / POLICY_FILE).read_text())
-        config, encoder = ModelConfig(**about["model"]), saved_encoder(folder, about)
+        config, model_type = ModelConfig(**about["model"]), about["model_type"]
+        template = PromptTemplate(
+            (folder / PROMPT_FILE).read_text(), about["task"], about["robot"], tuple(about["words"])
+        )
+        processor: Any = picture_processor_class(model_type)
+        encoder = ObservationEncoder(
+            processor.from_pretrained(folder), template, FAMILIES[model_type]
+        )
         backbone: Backbone
         if config.use_peft:
             base = load_base_model(config, encoder.processor, about["seed"])
-            backbone = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+            backbone = load_adapter(base, folder, is_trainable=True)
         else:
             backbone = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=getattr(torch, config.dtype), trust_remote_code=False
+                folder,
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         recipe = json.loads((folder / RECIPE_FILE).read_text())
         policy = cls(backbone, encoder, config, about["seed"], recipe)
@@ -330,16 +349,6 @@ class VLMPolicy(
         """Take the heads of a saved policy."""
         for name, head in self._heads().items():
             head.load_state_dict(load_file(folder / name))
-
-
-def saved_encoder(folder: Path, about: dict[str, Any]) -> ObservationEncoder:
-    """The encoder of a saved policy: its processor, prompt and words."""
-    model_type = about["model_type"]
-    template = PromptTemplate(
-        (folder / PROMPT_FILE).read_text(), about["task"], about["robot"], tuple(about["words"])
-    )
-    processor = picture_processor_class(model_type).from_pretrained(folder)  # type: ignore[attr-defined]
-    return ObservationEncoder(processor, template, FAMILIES[model_type])
 
 
 def _may_be_on_the_hub(name: str) -> bool:

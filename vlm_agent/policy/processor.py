@@ -18,11 +18,11 @@ def picture_processor_class(model_type: str) -> type:
     It keeps its parent's name, which ``save_pretrained`` writes down, so that a saved folder opens
     with transformers' own classes too.
     """
-    parent = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
+    parent: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
     if "video_processor" not in inspect.signature(parent.__init__).parameters:
         return parent
 
-    class PictureProcessor(parent):
+    class PictureProcessor(parent):  # type: ignore[misc]
         # transformers reads from these names which parts and options a processor has.
         def __init__(
             self,

@@ -29,7 +29,7 @@ def restricted_scores(
 
 
 def log_normalizers(hidden_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
-    """log Σ exp of the scores of the whole vocabulary, fp32 (B, S).
+    """Log Σ exp of the scores of the whole vocabulary, fp32 (B, S).
 
     The vocabulary is taken in chunks that are recomputed for the gradient, so neither the scores
     nor an fp32 copy of the head ever exist as a whole.
@@ -37,7 +37,9 @@ def log_normalizers(hidden_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Te
     with torch.autocast(hidden_BSD.device.type, enabled=False):
         hidden = hidden_BSD.float()
         parts = [
-            checkpoint(_chunk_normalizer, hidden, rows, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(
+                _chunk_normalizer, hidden, rows, use_reentrant=False, preserve_rng_state=False
+            )
             for rows in head_VD.split(VOCABULARY_CHUNK)
         ]
         return torch.stack(parts).logsumexp(0)

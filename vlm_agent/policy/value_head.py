@@ -21,9 +21,7 @@ class ValueHead(nn.Module):
     def __init__(self, hidden_size: int, width: int, depth: int = 1) -> None:
         super().__init__()
         sizes = [hidden_size] + [width] * depth
-        self.hidden = nn.ModuleList(
-            nn.Linear(n, width, dtype=torch.float32) for n in sizes[:-1]
-        )
+        self.hidden = nn.ModuleList(nn.Linear(n, width, dtype=torch.float32) for n in sizes[:-1])
         self.output = nn.Linear(sizes[-1], 1, dtype=torch.float32)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)

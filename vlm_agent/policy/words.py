@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlm_agent.errors import UserError
+from vlm_agent.policy.config import Scoring
 
 PHRASE_SCORINGS = ("phrase_sum", "phrase_mean", "phrase_word")
-SCORINGS = ("first_token", *PHRASE_SCORINGS, "action_head")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Words:
             if ids == start:
                 raise UserError(f"action_words: the tokenizer makes nothing of {word!r}")
             if ids[: len(start)] != start:
-                same = len(os.path.commonprefix([ids, start]))
+                same = next(i for i in range(len(start)) if ids[i : i + 1] != start[i : i + 1])
                 merged = tokenizer.convert_ids_to_tokens(ids[same:])
                 raise UserError(
                     f"action_words: {word!r} merges with the end of the prompt: {merged}"
@@ -77,13 +76,12 @@ class Words:
         groups = _groups([tokens[:1] for tokens in self.tokens])
         return self._show(groups) if groups else None
 
-    def choose_scoring(self, wanted: str) -> tuple[str, str]:
+    def choose_scoring(self, wanted: Scoring) -> tuple[Scoring, str]:
         """The scoring that tells the words apart, and a line that says why it is this one.
 
         Args:
-            wanted: One of :data:`SCORINGS`, or ``auto``: the first tokens if they are enough, else
-                whole phrases, for each word of which the same is counted however many tokens
-                it has.
+            wanted: What the recipe says. ``auto`` takes the first tokens if they are enough, else
+                whole phrases, in which each word counts alike however many tokens it has.
 
         Raises:
             UserError: The words cannot be told apart by what was asked for.
