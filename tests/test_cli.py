@@ -163,7 +163,7 @@ def test_console_script_and_help():
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--words", "0", "--words 0: expected at least 1"),
+        ("--words", "0", "--words 0: expected 1 or more"),
         ("--frame_size", "1000", "--frame_size 1000: expected 28 to 640"),
         ("--task", "PickPlaceCam", "did you mean 'PickPlaceCan'"),
     ],

@@ -210,7 +210,7 @@ def _add_bench(commands: Any) -> None:
 
     parser = commands.add_parser(
         "bench",
-        help="measure how fast the robot's world is",
+        help="measure how fast the robot's world and the policy are",
         description="Each benchmark runs two things side by side and reports their ratio.",
     )
     add_arguments(parser)

@@ -60,8 +60,6 @@ def test_each_scoring_equals_its_slow_computation(
     assert fast.dtype == torch.float32
     assert (log_softmax(fast) - log_softmax(slow)).abs().max() < 1e-5
     assert log_softmax(slow).std() > 0.05  # not all the same
-    if scoring != "first_token":  # whole log-probabilities, not up to a constant
-        assert (fast - slow).abs().max() < 1e-5
 
 
 @torch.no_grad()
@@ -73,7 +71,7 @@ def test_scorings_differ_where_words_differ_in_length(make_phrase_policy, make_o
         for policy in [make_phrase_policy(scoring=scoring)]
     }
     lengths = {len(ids) for ids in make_phrase_policy().encoder.words.tokens}
-    assert lengths >= {1, 2, 3}
+    assert len(lengths) >= 3
     for a, b in [(0, 1), (0, 2), (1, 2)]:
         one, other = (by_scoring[SCORINGS[1:][i]] for i in (a, b))
         assert (one - other).abs().max() > 0.1

@@ -6,30 +6,90 @@ import argparse
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlm_agent.errors import UserError
 
-BENCHMARKS: dict[str, tuple[str, int]] = {
-    "camera": ("a frame: stock robosuite against camera: exact and camera: fast", 240),
-    "env": ("a word and its frame: stock robosuite, and bare physics, against ours", 240),
-    "control": ("the scripted expert with the controller at 100 Hz and at stock 500 Hz", 3000),
-    "pool": ("two workers against one, and rollouts with the tiny policy", 180),
-    "soak": ("a worker's memory and open files after a tenth of the words and later", 20_000),
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a benchmark: a number within bounds, or a name."""
+
+    default: int | str
+    help: str
+    least: int = 1
+    most: int = 10**9
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark compares, and what its ``measure`` takes."""
+
+    description: str
+    options: Mapping[str, Option]
+
+
+def _robot(description: str, words: int) -> Benchmark:
+    options = {
+        "task": Option("PickPlaceCan", "robosuite task"),
+        "robot": Option("Panda", "robosuite arm"),
+        "frame_size": Option(128, "pixels", 28, 640),
+        "words": Option(words, "how many"),
+    }
+    return Benchmark(description, options)
+
+
+def _model(description: str, rounds: int, **others: Option) -> Benchmark:
+    options = {
+        "arch": Option("tiny", "random weights", choices=("tiny", "qwen2-vl-2b")),
+        "device": Option("cpu", "where", choices=("cpu", "cuda")),
+        "vocabulary": Option(151_936, "tokens of the vocabulary; the default is Qwen2-VL's", 1000),
+        "batch_size": Option(16, "observations at once"),
+        "frame_size": Option(112, "pixels", 28, 640),
+        "rounds": Option(rounds, "how often each contender has its turn"),
+    }
+    return Benchmark(description, {**options, **others})
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "camera": _robot("a frame: stock robosuite against camera: exact and camera: fast", 240),
+    "env": _robot("a word and its frame: stock robosuite, and bare physics, against ours", 240),
+    "control": _robot(
+        "the scripted expert with the controller at 100 Hz and at stock 500 Hz", 3000
+    ),
+    "pool": _robot("two workers against one, and rollouts with the tiny policy", 180),
+    "soak": _robot("a worker's memory and open files after a tenth of the words and later", 20_000),
+    "scoring": _model(
+        "the policy's scores: a bare backbone, eight sequences a frame, and generate, against ours",
+        15,
+    ),
+    "update": _model(
+        "four epochs of LoRA: vision and whole-vocabulary scores of all positions, against ours",
+        3,
+        samples=Option(64, "of the rollout"),
+    ),
 }
-"""Name (of the module too) -> what is compared, and for how many words."""
+"""Name (of the module too) -> benchmark."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vlm-agent bench``."""
     names = parser.add_subparsers(title="benchmarks", metavar="NAME", dest="name", required=True)
-    for name, (description, words) in BENCHMARKS.items():
-        one = names.add_parser(name, help=description, description=f"Compare {description}.")
-        one.add_argument("--task", default="PickPlaceCan", help="(default: PickPlaceCan)")
-        one.add_argument("--robot", default="Panda", help="(default: Panda)")
-        one.add_argument("--frame_size", type=int, default=128, help="pixels (default: 128)")
-        one.add_argument("--words", type=int, default=words, help=f"how many (default: {words})")
+    for name, benchmark in BENCHMARKS.items():
+        one = names.add_parser(
+            name, help=benchmark.description, description=f"Compare {benchmark.description}."
+        )
+        for key, option in benchmark.options.items():
+            one.add_argument(
+                f"--{key}",
+                type=type(option.default),
+                default=option.default,
+                choices=option.choices,
+                help=f"{option.help} (default: {option.default})",
+            )
         one.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
 
@@ -37,14 +97,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the chosen benchmark; its figures, a flat object.
 
     Raises:
-        UserError: A number is out of range, or there is no such task or robot.
+        UserError: A number is out of range, there is no such task or robot, or no such device.
     """
-    if arguments.words < 1:
-        raise UserError(f"--words {arguments.words}: expected at least 1")
-    if not 28 <= arguments.frame_size <= 640:
-        raise UserError(f"--frame_size {arguments.frame_size}: expected 28 to 640")
+    settings: dict[str, Any] = {}
+    for key, option in BENCHMARKS[arguments.name].options.items():
+        settings[key] = value = getattr(arguments, key)
+        if isinstance(value, int) and not option.least <= value <= option.most:
+            limit = f" to {option.most}" if option.most < 10**9 else " or more"
+            raise UserError(f"--{key} {value}: expected {option.least}{limit}")
     module = importlib.import_module(f"vlm_agent.bench.{arguments.name}")
-    settings = {key: getattr(arguments, key) for key in ("task", "robot", "frame_size", "words")}
     figures: dict[str, Any] = {**settings, **module.measure(**settings)}
     print(table(figures))
     if arguments.json:

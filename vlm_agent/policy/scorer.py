@@ -23,7 +23,6 @@ class WordScorer(nn.Module):
 
     def __init__(self, words: Words, scoring: str) -> None:
         super().__init__()
-        self.scoring = scoring
         whole = scoring != "first_token"
         tokens = words.tokens if whole else tuple(ids[:1] for ids in words.tokens)
         tree = PhraseTree.of(tokens)
@@ -33,6 +32,7 @@ class WordScorer(nn.Module):
             "phrase_mean": [len(ids) for ids in tokens],
             "phrase_word": [len(word.split()) for word in words.words],
         }[scoring]
+        self.divisors_are_equal = len(set(divisors)) == 1
         weights_EA = torch.zeros(len(tree.edge_words), len(tokens), dtype=torch.float64)
         for edge, word in enumerate(tree.edge_words):
             weights_EA[edge, word] = 1.0 / divisors[word]
@@ -77,18 +77,24 @@ class WordScorer(nn.Module):
         )
 
     def forward(self, states_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
-        """Scores of the words, fp32 (B, A).
+        """Scores of the words up to a constant, which cancels in their softmax, fp32 (B, A).
 
         Args:
             states_BSD: Final hidden states of the prompt's end and of the N tokens behind it.
             head_VD: The language head's weight.
         """
-        if self.scoring == "first_token":  # what all words share cancels in their softmax
-            return restricted_scores(states_BSD, head_VD, self.edge_states, self.edge_tokens)
-        return self.log_probs(states_BSD, head_VD)
+        # The prompt's end is normalised for nothing where all words divide by the same number.
+        return self._scores(states_BSD, head_VD, first=1 if self.divisors_are_equal else 0)
 
     def log_probs(self, states_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
         """The same with log-probabilities among the whole vocabulary, fp32 (B, A)."""
+        return self._scores(states_BSD, head_VD, first=0)
+
+    def _scores(self, states_BSD: torch.Tensor, head_VD: torch.Tensor, first: int) -> torch.Tensor:
+        """Scores with the normalisers of all states from the ``first`` on."""
         scores_BE = restricted_scores(states_BSD, head_VD, self.edge_states, self.edge_tokens)
-        normalizers_BS = log_normalizers(states_BSD, head_VD)
+        normalizers_BS = scores_BE.new_zeros(states_BSD.shape[:2])
+        if first < states_BSD.shape[1]:
+            counted_BS = log_normalizers(states_BSD[:, first:], head_VD)
+            normalizers_BS = nn.functional.pad(counted_BS, (first, 0))
         return phrase_scores(scores_BE, normalizers_BS, self.edge_states, self.weights)

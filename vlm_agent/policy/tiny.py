@@ -6,6 +6,7 @@ runs with the other; it is small enough to learn on two CPU cores.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -44,6 +45,9 @@ Say the next motion, one of: Answer with one word of the list. just said words a
 0 1 2 3 4 5 6 7 8 9 10 20 30 40 50 60 70 80 90 100 110 120
 """
 
+# Where an answer begins, after a newline, each is one token, as in the real tokenizer.
+_ANSWERS = ("forward", "backward", "left", "right", "up", "down", "close", "open")
+
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% for part in message.content %}"
@@ -55,14 +59,14 @@ _CHAT_TEMPLATE = (
 
 
 def build_tiny_tokenizer() -> Qwen2TokenizerFast:
-    """A byte-level BPE of about a thousand tokens with Qwen2-VL's special tokens."""
+    """A byte-level BPE of about five hundred tokens with Qwen2-VL's special tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=1024, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    bpe.train_from_iterator(_CORPUS.splitlines(), trainer)
+    bpe.train_from_iterator([*_CORPUS.splitlines(), *(4 * _ANSWERS)], trainer)
     bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     return Qwen2TokenizerFast(
         tokenizer_object=bpe,
@@ -80,50 +84,72 @@ def build_tiny_processor() -> Any:
     )
 
 
-def build_tiny_model(
-    tokenizer: Qwen2TokenizerFast, seed: int, dtype: torch.dtype = torch.float32
-) -> Qwen2VLForConditionalGeneration:
-    """About 1.6 M parameters: hidden size 128, three text and three vision layers, patch 14.
+TEXT_SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "mrope_section": [4, 6, 6],
+    },
+}
+VISION_SIZES: dict[str, Any] = {
+    "depth": 3,
+    "embed_dim": 128,
+    "hidden_size": 128,
+    "num_heads": 4,
+    "mlp_ratio": 3,
+    "patch_size": 14,
+}
+
+
+def qwen2_vl_config(
+    tokenizer: Qwen2TokenizerFast,
+    text_sizes: dict[str, Any] = TEXT_SIZES,
+    vision_sizes: dict[str, Any] = VISION_SIZES,
+    vocabulary: int | None = None,
+) -> Qwen2VLConfig:
+    """The configuration of a Qwen2-VL; by default of ``tiny``, with about 1.6 M parameters.
 
     Args:
-        tokenizer: Gives the size of the vocabulary and the ids of the special tokens.
-        seed: Decides the weights, whatever was drawn before; the global generator is left alone.
-        dtype: Of the weights.
+        tokenizer: Gives the ids of the special tokens.
+        text_sizes: Sizes of the language model.
+        vision_sizes: Sizes of the vision tower.
+        vocabulary: Size of the vocabulary; the tokenizer's without it.
     """
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS), strict=True))
-    config = Qwen2VLConfig(
+    return Qwen2VLConfig(
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10_000.0,
-                "mrope_section": [4, 6, 6],
-            },
+            **copy.deepcopy(text_sizes),  # transformers writes into what it is given
+            "vocab_size": vocabulary or len(tokenizer),
             "bos_token_id": ids[END],
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
             "tie_word_embeddings": True,
         },
-        vision_config={
-            "depth": 3,
-            "embed_dim": 128,
-            "hidden_size": 128,
-            "num_heads": 4,
-            "mlp_ratio": 3,
-            "patch_size": 14,
-        },
+        vision_config=dict(vision_sizes),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
+
+
+def build_tiny_model(
+    tokenizer: Qwen2TokenizerFast, seed: int, dtype: torch.dtype = torch.float32
+) -> Qwen2VLForConditionalGeneration:
+    """``tiny`` with random weights.
+
+    Args:
+        tokenizer: Gives the size of the vocabulary and the ids of the special tokens.
+        seed: Decides the weights, whatever was drawn before; the global generator is left alone.
+        dtype: Of the weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2VLForConditionalGeneration(config).to(dtype)
+        return Qwen2VLForConditionalGeneration(qwen2_vl_config(tokenizer)).to(dtype)

@@ -1,0 +1,143 @@
+"""What an update costs: four epochs of LoRA with a frozen vision tower, ours against the naive way.
+
+Each contender runs in a process of its own, so that its peak memory is its own too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from vlm_agent.actions import MOTIONS
+from vlm_agent.bench.models import (
+    benchmark_encoder,
+    benchmark_model,
+    benchmark_policy,
+    gpu_figures,
+    random_observations,
+)
+from vlm_agent.learning.rollout import RolloutBuffer
+from vlm_agent.learning.update import PPOUpdate
+from vlm_agent.observations import Observations
+from vlm_agent.policy.decisions import act
+from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
+from vlm_agent.recipes import PPOConfig
+
+CONTENDERS = ("ours", "without_cache", "naive")
+
+
+class Run(NamedTuple):
+    """One contender's run.
+
+    Attributes:
+        seconds: Of the update.
+        peak_bytes: Of the process, or of the GPU's memory.
+        ratio_error: Of the first minibatch: that all contenders score alike.
+        gpu: What only a GPU tells.
+    """
+
+    seconds: float
+    peak_bytes: int
+    ratio_error: float
+    gpu: dict[str, Any]
+
+
+def measure(
+    arch: str,
+    device: str,
+    vocabulary: int,
+    batch_size: int,
+    frame_size: int,
+    rounds: int,
+    samples: int,
+) -> dict[str, Any]:
+    """Ratios of median times and memories."""
+    runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
+    settings = (arch, device, vocabulary, batch_size, frame_size, samples)
+    with tqdm(total=rounds * len(CONTENDERS), desc="updates") as bar:
+        for _ in range(rounds):
+            for name in CONTENDERS:
+                with multiprocessing.get_context("spawn").Pool(1) as alone:
+                    runs[name].append(alone.apply(run_alone, (name, *settings)))
+                bar.update()
+    seconds = {name: statistics.median(run.seconds for run in runs[name]) for name in runs}
+    memory = {name: statistics.median(run.peak_bytes for run in runs[name]) for name in runs}
+    return {
+        "speedup_vs_naive": seconds["naive"] / seconds["ours"],
+        "speedup_vs_recomputed_vision": seconds["without_cache"] / seconds["ours"],
+        "peak_memory_ratio": memory["ours"] / memory["naive"],
+        **{f"{name}_peak_memory_gib": value / 2**30 for name, value in memory.items()},
+        "largest_ratio_error": max(run.ratio_error for name in runs for run in runs[name]),
+        "samples_per_s": PPOConfig().n_epochs * samples / seconds["ours"],
+        **runs["ours"][0].gpu,
+    }
+
+
+class NaivePolicy(VLMPolicy):
+    """Scores words as a language model is usually asked: all positions, the whole vocabulary."""
+
+    def forward(self, **inputs: torch.Tensor) -> PolicyOutput:
+        """The same scores and values, at more cost."""
+        output = self.inner_model(**inputs, use_cache=False, output_hidden_states=True)
+        log_probs_BLV = output.logits.float().log_softmax(-1)
+        words = [ids[0] for ids in self.encoder.words.tokens]
+        values_B = self.value_head(output.hidden_states[-1][:, -1])
+        return PolicyOutput(log_probs_BLV[:, -1, words], values_B, None)
+
+
+def run_alone(
+    name: str,
+    arch: str,
+    device: str,
+    vocabulary: int,
+    batch_size: int,
+    frame_size: int,
+    samples: int,
+) -> Run:
+    """Collect a rollout and improve a policy on it as a contender does."""
+    encoder = benchmark_encoder()
+    model = benchmark_model(arch, vocabulary, device, encoder)
+    policy = benchmark_policy(model, encoder, use_peft=True)
+    rollout = _rollout(policy, random_observations(samples, frame_size), name == "ours", batch_size)
+    if name == "naive":
+        policy.__class__ = NaivePolicy
+        policy.vision_is_frozen = False  # as far as the update knows: pictures are what it gets
+    ppo = PPOConfig(batch_size=batch_size, num_envs=samples, rollout_steps=1)
+    accelerator = Accelerator(cpu=device == "cpu")
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-4)
+    wrapped, optimizer = accelerator.prepare(policy, optimizer)
+    improve = PPOUpdate(ppo, accelerator, wrapped, optimizer, reference=None)
+    began = time.perf_counter()
+    error = improve(rollout, number=1)["first_ratio_error"]  # reading it waits for the device
+    seconds = time.perf_counter() - began
+    if device == "cpu":
+        return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, error, {})
+    gpu = gpu_figures(lambda: improve(rollout, number=2), seconds)
+    return Run(seconds, torch.cuda.max_memory_allocated(), error, gpu)
+
+
+def _rollout(
+    policy: VLMPolicy, observations: Observations, keep_features: bool, batch_size: int
+) -> RolloutBuffer:
+    """One word for each observation, with random rewards."""
+    buffer = RolloutBuffer.empty(1, observations, 1e12 if keep_features else 0.0)
+    buffer.observations.frames[0] = observations.frames
+    buffer.observations.facts[0] = observations.facts
+    rng = np.random.default_rng(0)
+    for slots in np.array_split(np.arange(len(observations)), -(-len(observations) // batch_size)):
+        said = act(policy, observations[slots], rng.random(len(slots)))
+        buffer.actions[0, slots] = said.actions
+        buffer.log_probs[0, slots] = said.log_probs
+        if said.image_features is not None:
+            buffer.features.put(slots, said.image_features)
+    buffer.rewards[0] = rng.normal(size=len(observations))
+    assert buffer.actions.max() < len(MOTIONS)
+    return buffer
