@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -16,6 +15,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from tests.policy.tokenizers_of_three_kinds import byte_level_bpe
 from vlm_agent.policy.processor import picture_processor_class
 
 TEXT = """
@@ -59,22 +59,7 @@ VISION_SIZES: dict[str, Any] = {
 
 
 def _tokenizer(special: list[str], **named: str) -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<pad>", "<eos>", "<|im_start|>", "<|im_end|>", *special],
-        show_progress=False,
-    )
-    bpe.train_from_iterator(TEXT.splitlines() * 4, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        extra_special_tokens=named or None,
-    )
+    return byte_level_bpe(4 * TEXT, ("<|im_start|>", "<|im_end|>", *special), **named)
 
 
 def _rope(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

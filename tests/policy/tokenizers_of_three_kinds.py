@@ -13,29 +13,38 @@ move forward move backward move left move right move up move down stop
 SPECIALS = ["<pad>", "<unk>", "<s>", "</s>"]
 
 
-def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def _fast(tokenizer: Tokenizer, named: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
+        extra_special_tokens=named or None,
     )
 
 
-def byte_level_bpe() -> PreTrainedTokenizerFast:
-    """As in Qwen, SmolVLM and InternVL: every byte is known, spaces belong to what follows."""
+def byte_level_bpe(
+    text: str = TEXT, special: tuple[str, ...] = (), **named: str
+) -> PreTrainedTokenizerFast:
+    """As in Qwen, SmolVLM and InternVL: every byte is known, spaces belong to what follows.
+
+    Args:
+        text: What to learn merges from.
+        special: More special tokens.
+        named: Some of them as attributes of the tokenizer.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=360,
+        vocab_size=400,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=SPECIALS,
+        special_tokens=[*SPECIALS, *special],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
-    return _fast(tokenizer)
+    tokenizer.train_from_iterator(text.splitlines(), trainer)
+    return _fast(tokenizer, named)
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:

@@ -100,6 +100,7 @@ def _one_rollout(collector: RolloutCollector, policy: VLMPolicy, words: int) -> 
     pool, cores = collector.pool, len(os.sched_getaffinity(0))
     processes = [psutil.Process(pid) for pid in (os.getpid(), *pool.worker_pids())]
     used, spent = _cpu_seconds(processes), collector.seconds()
+    frames_spent = policy.encoder.frames.seconds
     began = time.perf_counter()
     with tqdm(total=words, desc=f"{len(collector.groups)} group(s)", unit="step") as bar:
         collector.collect_rollout(policy, words, bar.update)
@@ -108,6 +109,7 @@ def _one_rollout(collector: RolloutCollector, policy: VLMPolicy, words: int) -> 
         "words_per_s": words * pool.num_envs / wall,
         "cpu_utilisation": (_cpu_seconds(processes) - used) / (wall * cores),
         **collector.shares(wall, since=spent),
+        "frames_share": (policy.encoder.frames.seconds - frames_spent) / wall,
     }
 
 

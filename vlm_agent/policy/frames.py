@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,11 +24,15 @@ class FrameProcessor:
     Args:
         image_processor: The model's.
         family: Says how it is called.
+
+    Attributes:
+        seconds: Time spent so far.
     """
 
     def __init__(self, image_processor: Any, family: Family) -> None:
         self.image_processor = image_processor
         self.family = family
+        self.seconds = 0.0
         self._batched: dict[tuple[int, ...], FrameBatch | None] = {}
 
     def __call__(self, frames_BHWC: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
@@ -35,10 +40,14 @@ class FrameProcessor:
         shape = frames_BHWC.shape[1:]
         if shape not in self._batched:
             self._batched[shape] = self._trial(shape)
+        began = time.perf_counter()
         batched = self._batched[shape]
         if batched is not None:
-            return batched(torch.from_numpy(np.ascontiguousarray(frames_BHWC)).to(device))
-        return {k: v.to(device) for k, v in self.one_by_one(frames_BHWC).items()}
+            made = batched(torch.from_numpy(np.ascontiguousarray(frames_BHWC)).to(device))
+        else:
+            made = {k: v.to(device) for k, v in self.one_by_one(frames_BHWC).items()}
+        self.seconds += time.perf_counter() - began
+        return made
 
     def one_by_one(self, frames_BHWC: np.ndarray) -> dict[str, torch.Tensor]:
         """The same by the library."""

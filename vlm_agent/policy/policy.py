@@ -123,6 +123,8 @@ class VLMPolicy(
         if self.action_head is not None:
             nn.init.zeros_(self.action_head.weight)  # every word is as probable at the start
             nn.init.zeros_(self.action_head.bias)
+            if not self.inner_model.config.tie_word_embeddings:
+                self._head().requires_grad_(False)  # without a gradient DDP would wait for it
         vision = self.family.vision_modules(self.inner_model.model)
         if config.freeze_vision:
             for module in vision:
