@@ -27,14 +27,21 @@ def launch(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory) -> tuple[dict, dict, Path]:
+FORMS = {
+    "full": "",
+    "lora": "use_peft: true\nscoring: phrase_mean\nkl_coef: 0.1\nrecompute_log_probs: true\n",
+}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def reports(request, tmp_path_factory) -> tuple[dict, dict, Path]:
     folder = tmp_path_factory.mktemp("two_ranks")
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"task: Lift\nframe_size: 56\nhorizon: 5\nprompt_template: {ROOT}/prompts/minimal.jinja\n"
         "num_envs: 2\nrollout_steps: 8\ntotal_timesteps: 64\nbatch_size: 8\nn_epochs: 2\n"
         "learning_rate: 1e-3\nnum_eval_episodes: 3\nsave_freq: 64\neval_freq: 32\n"
+        + FORMS[request.param]
     )
     script = str(ROOT / "tests" / "learning" / "two_ranks.py")
     result = launch(

@@ -20,7 +20,7 @@ def main() -> None:
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()
     accelerator = start_accelerator([], str(output))
-    policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed)
+    policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
     rank = accelerator.process_index
     if accelerator.is_main_process:
         RunFolders(recipe).prepare(recipe)

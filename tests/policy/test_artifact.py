@@ -198,7 +198,7 @@ def test_the_policy_keeps_the_hubs_conventions(policy, tmp_path, monkeypatch):
         asked.update(options, name=name)
         return str(tmp_path)
 
-    monkeypatch.setattr("vlm_agent.policy.policy.snapshot_download", download)
+    monkeypatch.setattr("vlm_agent.policy.artifact.snapshot_download", download)
     VLMPolicy.from_pretrained("someone/robot", revision="v1", token="secret")
     assert asked["name"] == "someone/robot"
     assert asked["revision"] == "v1"
