@@ -71,9 +71,10 @@ lock: install  ## write the installed versions into constraints.txt
 	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt
 
-bench: install system  ## measure camera, environment and pool against stock robosuite (10 minutes)
-	for name in camera env control pool; do \
+bench: install system  ## measure world and policy against the usual ways (20 minutes)
+	for name in camera env control pool scoring update; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json $(ARGS) || exit; done
+	$(BIN)/vlm-agent bench pool --frame_size 112 --json recipes/results/bench_pool_112.json
 
 soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 minutes)
 	$(BIN)/vlm-agent bench soak --frame_size 112 --json recipes/results/soak.json

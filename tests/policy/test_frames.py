@@ -30,11 +30,16 @@ def processor_for(**options) -> FrameProcessor:
         ((224, 224), {}),
         ((56, 84), {}),
         ((64, 96), {"patch_size": 16}),
+        ((128, 128), {}),
+        ((100, 112), {}),
+        ((28, 28), {}),
+        ((112, 112), {"size": {"shortest_edge": 56 * 56, "longest_edge": 84 * 84}}),
+        ((112, 112), {"resample": 2}),
         ((112, 112), {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}),
     ],
     ids=str,
 )
-def test_frames_that_need_no_resizing_are_processed_as_a_batch(size, options):
+def test_frames_are_processed_as_a_batch_with_the_librarys_bits(size, options):
     process = processor_for(**options)
     frames = random_frames(3, *size)
     made = process(frames, CPU)
@@ -46,23 +51,17 @@ def test_frames_that_need_no_resizing_are_processed_as_a_batch(size, options):
         assert made[name].dtype == value.dtype
 
 
-@pytest.mark.parametrize("size", [(28, 28), (60, 60), (100, 112)], ids=str)
-def test_other_frames_go_to_the_library(size):
-    """Too small, or no multiple of the patches: it resizes them."""
+def test_a_processor_that_does_something_else_is_left_alone(monkeypatch):
     process = processor_for()
-    frames = random_frames(2, *size)
-    made = process(frames, CPU)
-    assert process._batched[(*size, 3)] is None
-    expected = process.image_processor(images=list(frames), return_tensors="pt")
-    assert torch.equal(made["pixel_values"], expected["pixel_values"])
-
-
-def test_a_processor_that_does_more_than_patches_is_left_alone():
-    process = processor_for(size={"shortest_edge": 56 * 56, "longest_edge": 84 * 84})
-    frames = random_frames(2, 112, 112)  # larger than allowed: shrunk by the library
+    monkeypatch.setattr(
+        process.image_processor, "rescale", lambda image, scale: np.square(image * scale)
+    )
+    monkeypatch.setattr("vlm_agent.policy.frames._byte_table", lambda _: np.zeros((3, 256)))
+    frames = random_frames(2, 112, 112)
     made = process(frames, CPU)
     assert process._batched[(112, 112, 3)] is None
-    assert made["image_grid_thw"].tolist() == [[1, 6, 6]] * 2
+    expected = process.image_processor(images=list(frames), return_tensors="pt")
+    assert torch.equal(made["pixel_values"], expected["pixel_values"])
 
 
 @pytest.mark.parametrize("model_type", BUILDERS)

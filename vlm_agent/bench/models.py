@@ -112,12 +112,16 @@ def random_observations(count: int, frame_size: int) -> Observations:
 def take_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, device: str
 ) -> dict[str, float]:
-    """Median seconds of each contender, each measured in every round."""
+    """Median seconds of each contender, each measured in every round.
+
+    Their order changes: what runs after a large one finds its caches cold.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
     for round_ in tqdm(range(-1, rounds), desc="rounds"):
-        for name, run in contenders.items():
+        for name in np.random.default_rng(round_ + 1).permutation(names):
             began = time.perf_counter()
-            run()
+            contenders[name]()
             if device == "cuda":
                 torch.cuda.synchronize()
             if round_ >= 0:  # one round to warm up
