@@ -60,6 +60,40 @@ def test_the_table_of_the_robots_world_is_that_of_the_results_files():
     assert growth in " ".join(README.split())
 
 
+def test_the_table_of_the_policys_costs_is_that_of_the_results_files():
+    scoring, update = results("bench_scoring"), results("bench_update")
+    rows = [
+        f"| `first_token` | {scoring['overhead_vs_backbone']:.2f} |",
+        f"| whole phrases over `first_token`: `phrase_sum` | {scoring['phrase_overhead']:.2f} |",
+        f"| … `phrase_word` | {scoring['phrase_word_overhead']:.2f} |",
+        "| eight sequences a picture, with the whole vocabulary's scores | "
+        f"{scoring['speedup_vs_phrases']:.0f} |",
+        f"| `generate` of the word | {scoring['speedup_vs_generate']:.1f} |",
+        "| with recomputed vision and whole-vocabulary scores of all positions | "
+        f"{update['speedup_vs_naive']:.1f} |",
+        f"| with recomputed vision only | {update['speedup_vs_recomputed_vision']:.1f} |",
+        f"| … and their peak memory is so much of it | | {update['peak_memory_ratio']:.2f} |",
+    ]
+    for row in rows:
+        assert row in README, row
+    text = " ".join(README.split())
+    own = [
+        f"{scoring['overhead_vs_backbone_own_vocabulary']:.2f}",
+        f"{scoring['phrase_overhead_own_vocabulary']:.2f}",
+        f"{scoring['phrase_word_overhead_own_vocabulary']:.2f}",
+        f"{scoring['speedup_vs_phrases_own_vocabulary']:.1f}",
+    ]
+    last = f"{scoring['speedup_vs_generate_own_vocabulary']:.1f}"
+    assert f"the same figures are {', '.join(own)} and {last}:" in text
+    assert f"{scoring['vocabulary']:,} tokens" in text
+    frames = {size: results(name)["frames_share"] for size, name in POOLS.items()}
+    assert f"takes {100 * frames[112]:.1f} % of a rollout's time at 112 px" in text
+    assert f"and {100 * frames[128]:.0f} % at 128 px" in text
+
+
+POOLS = {112: "bench_pool_112", 128: "bench_pool"}
+
+
 def test_every_recipe_and_launch_configuration_is_in_its_table():
     for path in (ROOT / "recipes").glob("*.yaml"):
         assert f"[`{path.stem}`](recipes/{path.name})" in README

@@ -19,7 +19,7 @@ FORMS = {
     "masked, action head": {"scoring": "action_head", "mask_senseless_words": True},
 }
 SAMPLE_BYTES = 4 * 128 * 4  # of one frame's features: 4 picture tokens of 128 floats
-CACHES = {"cache": 1.0, "no cache": 0.0, "half a cache": 32 * SAMPLE_BYTES / 2**30}
+CACHES = {"cache": 1.0, "no cache": 0.0, "half a cache": 16 * SAMPLE_BYTES / 2**30}
 
 
 def rollout_of(trainer, steps: int = 8):
@@ -35,9 +35,8 @@ def test_first_minibatch_has_ratio_one(recipe_for, form, precision, checkpointin
     if cache != "cache" and form in ("full", "lora on vision", "masked, action head"):
         pytest.skip("the vision tower is trained: there is nothing to keep")
     recipe = recipe_for(
-        rollout_steps=16,
-        batch_size=24,
-        total_timesteps=128,
+        batch_size=12,
+        total_timesteps=64,
         gradient_checkpointing=checkpointing,
         feature_cache_gb=CACHES[cache],
         **FORMS[form],
@@ -53,19 +52,17 @@ def test_first_minibatch_has_ratio_one(recipe_for, form, precision, checkpointin
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_a_frozen_vision_tower_looks_once_at_each_frame_that_is_kept(recipe_for, cache):
-    recipe = recipe_for(
-        rollout_steps=16, batch_size=16, use_peft=True, feature_cache_gb=CACHES[cache]
-    )
+    recipe = recipe_for(use_peft=True, feature_cache_gb=CACHES[cache])
     trainer = trainer_for(recipe)
-    rollout = rollout_of(trainer, 16)
+    rollout = rollout_of(trainer)
     looked = []
     trainer.policy.inner_model.model.visual.register_forward_pre_hook(
         lambda _, args, kwargs: looked.append(len(kwargs["grid_thw"])), with_kwargs=True
     )
     trainer.update(rollout)
-    frames = {"cache": 0, "no cache": 64, "half a cache": 32}[cache]
+    frames = {"cache": 0, "no cache": 32, "half a cache": 16}[cache]
     # In each of two epochs, and once more for the first minibatch's share of the vocabulary.
-    assert 2 * frames <= sum(looked) <= 2 * frames + min(frames, 16)
+    assert 2 * frames <= sum(looked) <= 2 * frames + min(frames, 8)
 
 
 def test_features_change_neither_metrics_nor_weights(recipe_for, tmp_path):
@@ -146,23 +143,6 @@ def test_the_reference_stays_where_training_started(recipe_for):
     trainer.train()
     assert all(torch.equal(a, b) for a, b in zip(before, start.parameters(), strict=True))
     assert metrics_of(recipe)[-1]["reference_kl"] != 0
-
-
-def test_a_strong_tie_keeps_the_policy_at_its_start(recipe_for, tmp_path):
-    drift = {}
-    for coefficient in (1e-9, 10.0):
-        recipe = recipe_for(
-            kl_coef=coefficient,
-            kl_estimator="k3",
-            output_dir=str(tmp_path / str(coefficient)),
-            total_timesteps=320,
-            batch_size=32,
-            entropy_coef=0.0,
-            use_peft=True,
-        )
-        trainer_for(recipe).train()
-        drift[coefficient] = np.mean([row["reference_kl"] for row in metrics_of(recipe)[-3:]])
-    assert drift[10.0] < 0.5 * drift[1e-9]
 
 
 @pytest.mark.parametrize("recompute", [False, True])
