@@ -1,5 +1,6 @@
 """The loop itself, on worlds that need no robot."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.learning.runs import metrics_of, trainer_for, without_times
+from tests.learning.runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.learning.worlds import ColourPool
 from vlm_agent.errors import UserError
 from vlm_agent.learning import trainer as trainer_module
@@ -51,6 +52,18 @@ def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, monkeypatch, 
         assert share_of_right_words(trainer) > 0.5
     else:
         assert share_of_right_words(trainer) < 0.05
+
+
+def test_ddp_is_told_of_layers_that_are_never_used(recipe_for, monkeypatch):
+    for settings in ({}, {"use_peft": True, "overwrite": True}):
+        recipe = recipe_for(**settings)
+        assert trainer_for(recipe).accelerator.ddp_handler is None
+        policy = fresh_policy(recipe)
+        policy.family = dataclasses.replace(policy.family, skips_layers=True)
+        recipe = recipe_for(**settings, overwrite=True) if not settings else recipe
+        handler = trainer_for(recipe, policy).accelerator.ddp_handler
+        assert (handler is not None) == (not policy.vision_is_frozen)
+        assert handler is None or handler.find_unused_parameters
 
 
 def test_same_recipe_and_seed_give_the_same_metrics(recipe_for, tmp_path):

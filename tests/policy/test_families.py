@@ -55,6 +55,21 @@ def test_scores_are_those_of_the_library_one_by_one(make, make_observations, wor
 
 
 @torch.no_grad()
+def test_a_larger_frame_is_still_one_tile(make, make_observations):
+    """Idefics3 and InternVL would cut it into several, each with all the tokens of one."""
+    policy = make(use_peft=True).eval()
+    observations = make_observations(2, 2 * SIZE)
+    inputs = policy.encode(observations)
+    image_token = policy.encoder.processor.image_token_id
+    tokens = (inputs["input_ids"] == image_token).sum(1).tolist()
+    features = policy(**inputs).image_features
+    assert tokens == [features.shape[2]] * 2
+    if not policy.family.mrope:  # Qwen's tokens grow with the picture
+        small = policy.encode(make_observations(1, SIZE))["input_ids"]
+        assert tokens[0] == (small == image_token).sum()
+
+
+@torch.no_grad()
 def test_features_give_the_scores_that_frames_give(make, make_observations):
     policy = make(use_peft=True).eval()
     assert policy.vision_is_frozen
@@ -80,6 +95,16 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(make, make_observa
     for part in (policy.family.language_model, *policy.family.vision):
         gradients = [p.grad for p in inner.get_submodule(part).parameters()]
         assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0, part
+
+    for settings in ({}, {"use_peft": True}, {"scoring": "action_head"}):
+        policy = make(**settings)
+        output = policy(**policy.encode(observations))
+        (output.logits.sum() + output.values.sum()).backward()
+        trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+        without = [name for name, p in trained.items() if p.grad is None]
+        # DDP would wait for them.
+        assert not without or (policy.family.skips_layers and not policy.vision_is_frozen)
+        assert (output.image_features is None) == (not policy.vision_is_frozen)
 
     policy = make(use_peft=True)
     adapted = [n for n, p in policy.backbone.named_parameters() if p.requires_grad]

@@ -82,3 +82,12 @@ def test_bitsandbytes_does_not_talk(make_policy, make_observations, caplog):
     with caplog.at_level(logging.WARNING):
         act(make_policy(use_peft=True, load_in_8bit=True), make_observations(1))
     assert caplog.text == ""
+
+
+def test_the_kind_of_4_bit_numbers_is_as_the_recipe_says(make_policy, make_observations):
+    observations = make_observations(4)
+    nf4, fp4 = (
+        act(make_policy(use_peft=True, load_in_4bit=True, bnb_4bit_quant_type=kind), observations)
+        for kind in ("nf4", "fp4")
+    )
+    assert abs(nf4.probs - fp4.probs).max() > 1e-6

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from tqdm import tqdm
 
 from vlm_agent.errors import UserError
@@ -64,6 +64,9 @@ class PPOTrainer:
             eps=1e-5,
             weight_decay=0.0,
         )
+        if policy.family.skips_layers and not policy.vision_is_frozen:
+            # Without it, DDP would wait for the gradients of layers that nothing goes through.
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         # `model` is what gradients go through; `policy` is the same module without the wrapper.
         self.model, self.optimizer = accelerator.prepare(policy, optimizer)
         self.policy: VLMPolicy = accelerator.unwrap_model(self.model)

@@ -30,6 +30,7 @@ class Family:
         nested_images: Whether the image processor wants a list of images for each prompt.
         mrope: Whether positions are in three dimensions (time, height, width).
         tensor_features: Whether features of several images travel as one tensor, not as a tuple.
+        skips_layers: Whether the vision tower has layers that are never used.
     """
 
     language_model: str = "language_model"
@@ -39,6 +40,7 @@ class Family:
     nested_images: bool = False
     mrope: bool = False
     tensor_features: bool = False
+    skips_layers: bool = False
 
     def vision_modules(self, model: nn.Module) -> list[nn.Module]:
         """The vision tower's modules of ``model.model``."""
@@ -96,7 +98,7 @@ FAMILIES: dict[str, Family] = {
     "idefics3": _IDEFICS,
     "smolvlm": _IDEFICS,
     "internvl": Family(image_options={"crop_to_patches": False}, tensor_features=True),
-    "llava": Family(),
+    "llava": Family(skips_layers=True),  # it reads the last layer but one
 }
 """``model_type`` of transformers' configuration -> family."""
 

@@ -1,0 +1,47 @@
+"""A whole run from recipe to summary, in a small world."""
+
+import json
+
+import pytest
+
+from tests.learning.runs import metrics_of, without_times
+from tests.learning.worlds import ColourPool
+from vlm_agent.learning import run as run_module
+from vlm_agent.learning.checkpoints import RunFolders
+from vlm_agent.learning.run import run_training
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch):
+    class Pool(ColourPool):
+        def __init__(self, _, num_envs: int, *__, **___) -> None:
+            super().__init__(num_envs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_) -> None:
+            pass
+
+    monkeypatch.setattr(run_module, "EnvPool", Pool)
+
+
+@pytest.mark.parametrize("form", [{}, {"use_peft": True}], ids=["full", "lora"])
+def test_a_resumed_run_stays_tied_to_where_the_first_one_started(recipe_for, tmp_path, form):
+    settings = {"kl_coef": 0.3, "kl_estimator": "k3", "save_freq": 32, **form}
+    straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
+    run_training(straight)
+    stopped = {**settings, "output_dir": str(tmp_path / "stopped")}
+    run_training(recipe_for(total_timesteps=64, **stopped))
+    resumed = recipe_for(resume_from="latest", **stopped)
+    run_training(resumed)
+    assert without_times(metrics_of(resumed)) == without_times(metrics_of(straight))
+    assert metrics_of(straight)[-1]["reference_kl"] > 1e-4
+
+
+def test_a_resumed_runs_checkpoints_hold_the_recipe_they_were_written_by(recipe_for):
+    run_training(recipe_for(save_freq=32, total_timesteps=32))
+    run_training(recipe_for(save_freq=32, learning_rate=7e-5, resume_from="latest"))
+    folders = RunFolders(recipe_for()).steps()
+    rates = [json.loads((f / "recipe.json").read_text())["learning_rate"] for f in folders]
+    assert rates == [1e-3, 7e-5, 7e-5]
