@@ -99,8 +99,9 @@ def _add_merge(commands: Any) -> None:
     parser = commands.add_parser(
         "merge",
         help="add a LoRA policy's adapter to its backbone, for deployment",
-        description="Write a policy without adapters that scores as the LoRA policy does. Of a "
-        "4-bit or 8-bit policy, the backbone is taken as it was before quantisation.",
+        description="Write a policy without adapters that scores as the LoRA policy does, up to "
+        "the rounding of its dtype. Of a 4-bit or 8-bit policy, the backbone is taken as it was "
+        "before quantisation.",
     )
     parser.add_argument("--policy", required=True, metavar="FOLDER", help="a LoRA policy's folder")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
@@ -111,6 +112,10 @@ def _merge(arguments: argparse.Namespace, _: list[str]) -> int:
     output = arguments.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: is there already; name a new folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error}") from None
 
     from transformers.utils.logging import disable_progress_bar
 

@@ -76,7 +76,7 @@ class PPOConfig:
         60.0, "seconds without an answer after which such a process counts as hung"
     )
     learning_rate: Positive = setting(3e-5, "of the backbone or its adapters")
-    value_learning_rate: Positive = setting(3e-4, "of the value head")
+    value_learning_rate: Positive = setting(3e-4, "of the value head and an action head")
     lr_schedule: Literal["constant", "linear"] = setting(
         "constant", "linear: both learning rates fall to zero over the run"
     )
@@ -108,8 +108,8 @@ class PPOConfig:
     )
     feature_cache_gb: Annotated[float, Field(ge=0)] = setting(
         2.0,
-        "host memory for image features of a frozen vision tower, in GiB; what does not fit is "
-        "computed again in each epoch",
+        "host memory of each process for image features of a frozen vision tower, in GiB; what "
+        "does not fit is computed again in each epoch",
     )
     critic_warmup_updates: Annotated[int, Field(ge=0)] = setting(
         0, "updates at the start in which only the value head learns"
@@ -234,7 +234,9 @@ def _combination_problems(
             "use_peft: true, or keep float32 weights and set mixed_precision: bf16 in the "
             "accelerate config"
         )
-    if not model.lora_target_modules and not model.lora_vision_modules:
+    if model.lora_vision_modules and not model.use_peft:
+        found["lora_vision_modules"] = "names layers to adapt, but use_peft is false"
+    if model.use_peft and not model.lora_target_modules and not model.lora_vision_modules:
         found["lora_target_modules"] = "the list is empty, nothing would be trained"
     if model.is_quantized and not model.use_peft:
         key = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"

@@ -6,8 +6,9 @@ import pytest
 
 from tests.learning.runs import metrics_of, without_times
 from tests.learning.worlds import ColourPool
+from vlm_agent.errors import UserError
 from vlm_agent.learning import run as run_module
-from vlm_agent.learning.checkpoints import RunFolders
+from vlm_agent.learning.checkpoints import RunFolders, load_policy
 from vlm_agent.learning.run import run_training
 
 
@@ -41,7 +42,17 @@ def test_a_resumed_run_stays_tied_to_where_the_first_one_started(recipe_for, tmp
 
 def test_a_resumed_runs_checkpoints_hold_the_recipe_they_were_written_by(recipe_for):
     run_training(recipe_for(save_freq=32, total_timesteps=32))
-    run_training(recipe_for(save_freq=32, learning_rate=7e-5, resume_from="latest"))
+    changed = {"learning_rate": 7e-5, "gradient_checkpointing": True}  # what may change
+    run_training(recipe_for(save_freq=32, resume_from="latest", **changed))
     folders = RunFolders(recipe_for()).steps()
     rates = [json.loads((f / "recipe.json").read_text())["learning_rate"] for f in folders]
     assert rates == [1e-3, 7e-5, 7e-5]
+    settings = [json.loads((f / "policy.json").read_text())["model"] for f in folders]
+    assert [s["gradient_checkpointing"] for s in settings] == [False, True, True]
+
+
+def test_a_policy_without_its_recipe_cannot_be_evaluated(policy, tmp_path):
+    policy.recipe = {"gamma": 0.9, "task": "Lift"}
+    policy.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="the recipe of the policy .* lacks robot, frame_size"):
+        load_policy(tmp_path)

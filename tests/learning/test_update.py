@@ -15,6 +15,7 @@ FORMS = {
     "lora": {"use_peft": True},
     "lora on vision": {"use_peft": True, "lora_vision_modules": ["qkv", "fc1"]},
     "4-bit lora": {"use_peft": True, "load_in_4bit": True},
+    "8-bit lora": {"use_peft": True, "load_in_8bit": True},
     "lora in phrases": {"use_peft": True, "scoring": "phrase_mean"},
     "masked, action head": {"scoring": "action_head", "mask_senseless_words": True},
 }
@@ -48,6 +49,23 @@ def test_first_minibatch_has_ratio_one(recipe_for, form, precision, checkpointin
     assert max(errors) < (1e-5 if precision == "no" else 1e-2)
     # What is compared are real distributions after real steps, not a constant.
     assert any(row["approx_kl"] > 1e-6 for row in metrics_of(recipe))
+
+
+def test_dropout_in_the_model_itself_is_off(recipe_for):
+    recipe = recipe_for()
+    policy = fresh_policy(recipe)
+    layers = [m for m in policy.modules() if hasattr(m, "attention_dropout")]
+    for layer in layers:
+        layer.attention_dropout = 0.5
+    assert layers
+    trainer_for(recipe, policy).train()
+    assert max(row["first_ratio_error"] for row in metrics_of(recipe)) < 1e-5
+
+
+def test_the_reference_computes_in_the_policys_precision(recipe_for):
+    recipe = recipe_for(kl_coef=0.1, freeze_vision=True)
+    trainer = trainer_for(recipe, start=fresh_policy(recipe), mixed_precision="bf16")
+    assert trainer.update(rollout_of(trainer))["reference_kl"] == pytest.approx(0, abs=1e-8)
 
 
 @pytest.mark.parametrize("cache", CACHES)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelHubMixin
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.policy.test_scoring import PHRASES
 from tests.policy.training import train_a_little
@@ -205,6 +205,11 @@ def test_the_policy_keeps_the_hubs_conventions(policy, tmp_path, monkeypatch):
     assert asked["token"] == "secret"
     assert asked["local_files_only"] is True  # the hub cannot be reached from a test
 
+    lora = build_policy(ModelConfig(use_peft=True), policy.encoder.template, 0)
+    lora.save_pretrained(tmp_path)
+    merged = merge_adapter("someone/robot")  # by its name, too
+    assert not merged.config.use_peft
+
 
 def test_a_name_that_is_nowhere_gets_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no policy 'someone/robot': .* Hugging Face hub"):
@@ -213,8 +218,35 @@ def test_a_name_that_is_nowhere_gets_a_sentence(tmp_path):
         VLMPolicy.from_pretrained(tmp_path)
 
 
+def drop_one(weights: Path) -> str:
+    """Leave one tensor out of a file; its name."""
+    tensors = load_file(weights)
+    name = sorted(tensors)[3]
+    del tensors[name]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return name
+
+
+def test_an_adapter_or_model_without_one_of_its_weights_is_refused(make_policy, policy, tmp_path):
+    make_policy(use_peft=True).save_pretrained(tmp_path / "lora")
+    name = drop_one(tmp_path / "lora" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"cannot load the policy in .* lacks {name}"):
+        VLMPolicy.from_pretrained(tmp_path / "lora")
+    policy.save_pretrained(tmp_path / "full")
+    config = ModelConfig(model_name_or_path=str(tmp_path / "full"))
+    name = drop_one(tmp_path / "full" / "model.safetensors")
+    with pytest.raises(
+        UserError, match=f"cannot load .* its weights lack .*{name.rpartition(chr(46))[0][-20:]}"
+    ):
+        build_policy(config, PromptTemplate("{{ image }}", "task"), 0)
+    (tmp_path / "full" / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(UserError, match="model_name_or_path: cannot load"):
+        build_policy(config, PromptTemplate("{{ image }}", "task"), 0)
+
+
 @pytest.mark.parametrize(
-    "damage", ["missing weights", "cut weights", "broken json", "no words", "other head"]
+    "damage",
+    ["missing weights", "cut weights", "one weight less", "broken json", "no words", "other head"],
 )
 def test_a_broken_folder_gets_a_sentence(policy, tmp_path, damage: str):
     policy.save_pretrained(tmp_path)
@@ -223,6 +255,8 @@ def test_a_broken_folder_gets_a_sentence(policy, tmp_path, damage: str):
         weights.unlink()
     elif damage == "cut weights":
         weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "one weight less":
+        drop_one(weights)
     elif damage == "broken json":
         about.write_text("{")
     elif damage == "no words":
@@ -257,10 +291,9 @@ def test_nothing_is_unpickled(make_policy, tmp_path, use_peft):
     (folder / f"{stem}.safetensors").unlink()
     with pytest.raises(UserError, match="cannot load the policy in .*safetensors"):
         VLMPolicy.from_pretrained(folder)
-    with pytest.raises(UserError, match="safetensors"):
-        merge_adapter(folder) if use_peft else build_policy(
-            ModelConfig(model_name_or_path=str(folder)), PromptTemplate("{{ image }}", "task"), 0
-        )
+    config = ModelConfig(model_name_or_path=str(folder))
+    with pytest.raises(UserError, match="vlm-agent merge" if use_peft else "safetensors"):
+        build_policy(config, PromptTemplate("{{ image }}", "task"), 0)
     assert not trace.exists()
     pickle.loads((folder / pickled).read_bytes())
     assert trace.exists()  # it would have shown

@@ -65,8 +65,7 @@ def test_a_larger_frame_is_still_one_tile(make, make_observations):
     features = policy(**inputs).image_features
     assert tokens == [features.shape[2]] * 2
     if not policy.family.mrope:  # Qwen's tokens grow with the picture
-        small = policy.encode(make_observations(1, SIZE))["input_ids"]
-        assert tokens[0] == (small == image_token).sum()
+        assert tokens[0] == {"llava": 16}.get(policy.inner_model.config.model_type, 4)
 
 
 @torch.no_grad()

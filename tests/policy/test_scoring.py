@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from tests.policy.slow import slow_scores, token_log_probs
 from vlm_agent.errors import UserError
@@ -274,6 +275,38 @@ def test_what_the_chat_template_puts_before_an_answer_belongs_to_the_word(templa
     encoder = ObservationEncoder(processor, template, FAMILIES["qwen2_vl"])
     assert encoder.prompt(START_FACTS).endswith("assistant:")
     assert encoder.words.pieces[:2] == (("Ġforward",), ("Ġbackward",))
+
+
+def test_a_prompt_begins_once_and_ends_where_the_answer_begins(template):
+    """Llama's tokenizers put a first token before any text; some chat templates write it, too."""
+    processor = build_tiny_processor()
+    tokenizer = processor.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "[BOS]"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[BOS] $A", special_tokens=[("[BOS]", bos)]
+    )
+    plain = processor.chat_template
+    for chat_template in (plain, "[BOS]" + plain):
+        processor.chat_template = chat_template
+        encoder = ObservationEncoder(processor, template, FAMILIES["qwen2_vl"])
+        ids = encoder.row(START_FACTS, np.zeros((56, 56, 3), np.uint8))["input_ids"][0].tolist()
+        assert ids[0] == bos
+        assert ids.count(bos) == 1
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A [BOS]", special_tokens=[("[BOS]", bos)]
+    )
+    processor.chat_template = plain
+    with pytest.raises(UserError, match=r"'\[BOS\]' between prompt and answer"):
+        ObservationEncoder(processor, template, FAMILIES["qwen2_vl"])
+
+
+def test_placeholders_that_are_no_special_tokens_are_refused():
+    processor = build_tiny_processor()
+    processor.tokenizer.add_tokens(["<picture>"])
+    bad = PromptTemplate("{{ image }} <picture> {{ task }}", "task")
+    with pytest.raises(UserError, match="special token '<picture>'"):
+        ObservationEncoder(processor, bad, FAMILIES["qwen2_vl"])
 
 
 def test_the_tokenizers_own_special_tokens_are_refused():

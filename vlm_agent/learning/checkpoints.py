@@ -156,6 +156,7 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     """
     saved, wanted = policy.recipe, recipe.to_dict()
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
+    fixed.remove("gradient_checkpointing")  # costs time and saves memory, and changes no number
     fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy"]
     different = [key for key in fixed if saved.get(key) != wanted[key]]
     if policy.encoder.template != recipe.template:
@@ -181,8 +182,9 @@ def load_policy(folder: str | Path) -> tuple[VLMPolicy, EnvConfig, float]:
         UserError: There is no policy, or its recipe is not with it.
     """
     policy = VLMPolicy.from_pretrained(folder)
-    if not policy.recipe:
-        raise UserError(f"the policy in {str(folder)!r} was saved without its recipe")
     values = policy.recipe
+    wanted = ["gamma", *(field.name for field in fields(EnvConfig))]
+    if missing := [key for key in wanted if key not in values]:
+        raise UserError(f"the recipe of the policy {str(folder)!r} lacks {', '.join(missing)}")
     env = EnvConfig(**{field.name: values[field.name] for field in fields(EnvConfig)})
     return policy, env, values["gamma"]

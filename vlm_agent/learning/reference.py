@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -17,9 +18,16 @@ class ReferencePolicy:
         policy: The policy being trained.
         frozen: A policy with the weights of the start; ``None`` where switching the adapter off
             gives those.
+        autocast: The context in which the trained policy runs.
     """
 
-    def __init__(self, policy: VLMPolicy, frozen: VLMPolicy | None) -> None:
+    def __init__(
+        self,
+        policy: VLMPolicy,
+        frozen: VLMPolicy | None,
+        autocast: Callable[[], AbstractContextManager],
+    ) -> None:
+        self.autocast = autocast
         if frozen is not None:
             frozen.requires_grad_(False).eval().to(policy.device)
         self.policy = policy if frozen is None else frozen
@@ -28,5 +36,5 @@ class ReferencePolicy:
     @torch.no_grad()
     def log_probs(self, inputs: dict[str, torch.Tensor], actions_B: torch.Tensor) -> torch.Tensor:
         """Its log-probabilities of given words, (B,)."""
-        with self.adapter_off():
+        with self.adapter_off(), self.autocast():
             return evaluate_actions(self.policy, inputs, actions_B)[0]

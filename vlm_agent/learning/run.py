@@ -44,6 +44,7 @@ def run_training(recipe: Recipe) -> None:
         policy = VLMPolicy.from_pretrained(resume_folder)
         check_same_run(resume_folder, policy, recipe)
         policy.recipe = recipe.to_dict()
+        policy.set_gradient_checkpointing(recipe.model.gradient_checkpointing)
     else:
         policy = _start_policy(recipe)
     if accelerator.is_main_process:

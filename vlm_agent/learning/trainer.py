@@ -77,7 +77,9 @@ class PPOTrainer:
             self.ppo.rollout_groups,
             self.ppo.feature_cache_gb * 2**30,
         )
-        reference = ReferencePolicy(self.policy, start) if self.ppo.kl_coef else None
+        reference = None
+        if self.ppo.kl_coef:
+            reference = ReferencePolicy(self.policy, start, accelerator.autocast)
         self.improve = PPOUpdate(self.ppo, accelerator, self.model, self.optimizer, reference)
         self.words_per_step = self.ppo.num_envs * accelerator.num_processes
         self.timesteps = 0
@@ -108,6 +110,7 @@ class PPOTrainer:
                     **self.collector.shares(collected - began, since=spent),
                 }
                 self.record(rollout, episodes, losses | {"learning_rate": learning_rate} | times)
+                del rollout, episodes  # before the next ones need as much memory
                 if self._is_due(self.ppo.eval_freq):
                     self.evaluate()
                 if self._is_due(self.ppo.save_freq):

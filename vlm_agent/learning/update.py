@@ -70,7 +70,7 @@ class PPOUpdate:
         old_log_probs = samples.tensor(rollout.log_probs)
         if self.ppo.recompute_log_probs:
             old_log_probs = self._log_probs(samples, order)
-        rewards_TN, about_kl = self._penalized_rewards(rollout, samples, old_log_probs)
+        rewards_TN, about_kl = self._penalized_rewards(rollout, samples, old_log_probs, order)
         advantages_TN, returns_TN = generalized_advantages(
             rewards_TN,
             rollout.values,
@@ -162,12 +162,15 @@ class PPOUpdate:
         return result
 
     def _penalized_rewards(
-        self, rollout: RolloutBuffer, samples: Samples, log_probs_B: torch.Tensor
+        self,
+        rollout: RolloutBuffer,
+        samples: Samples,
+        log_probs_B: torch.Tensor,
+        order: list[np.ndarray],
     ) -> tuple[np.ndarray, dict[str, float]]:
         """Rewards minus ``kl_coef`` times the estimated KL to the reference, word by word."""
         if self.reference is None:
             return rollout.rewards, {}
-        order = np.array_split(np.arange(len(samples)), -(-len(samples) // self.ppo.batch_size))
         kl_B = kl_estimates(
             log_probs_B, self._log_probs(samples, order, self.reference), self.ppo.kl_estimator
         )
@@ -179,9 +182,10 @@ class PPOUpdate:
         self, samples: Samples, index: np.ndarray, number: int
     ) -> dict[str, float]:
         """Now and then, the words' share of the vocabulary's probability on one minibatch."""
-        if number % VOCABULARY_SHARE_EVERY:
+        if number % VOCABULARY_SHARE_EVERY or self.policy.action_head is not None:
             return {}
-        share = self.policy.vocabulary_share(**samples.inputs(index)).mean()
+        with self.accelerator.autocast():
+            share = self.policy.vocabulary_share(**samples.inputs(index)).mean()
         return mean_over_ranks(self.accelerator, [{"vocabulary_share": share}])
 
     def _minibatches(self, number: int, epoch: int, samples: int) -> list[np.ndarray]:

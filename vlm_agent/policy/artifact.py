@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vlm_agent.errors import UserError
 from vlm_agent.policy.config import ModelConfig
@@ -25,6 +25,7 @@ from vlm_agent.policy.loading import (
     hub_is_reachable,
     load_adapter,
     load_base_model,
+    load_whole_model,
 )
 from vlm_agent.policy.processor import picture_processor_class
 from vlm_agent.prompts import PromptTemplate
@@ -127,18 +128,14 @@ class SavedPolicy(
         Raises:
             UserError: There is no such policy, or a broken one.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir() and _may_be_on_the_hub(str(folder)):
-            folder = _download(
-                str(pretrained_model_name_or_path),
-                revision=revision,
-                force_download=force_download,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
-        if not (folder / POLICY_FILE).is_file():
-            raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE})")
+        folder = policy_folder(
+            pretrained_model_name_or_path,
+            revision=revision,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         try:
             return cls._read(folder)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -160,13 +157,10 @@ class SavedPolicy(
             base = load_base_model(config, encoder.processor, about["seed"])
             backbone = load_adapter(base, folder, is_trainable=True)
         else:
-            backbone = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                dtype=getattr(torch, config.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
+            backbone = load_whole_model(
+                str(folder), dtype=getattr(torch, config.dtype), trust_remote_code=False
             )
-        recipe = json.loads((folder / RECIPE_FILE).read_text())
+        recipe = dict(json.loads((folder / RECIPE_FILE).read_text()))
         policy = cls(backbone, encoder, config, about["seed"], recipe)
         policy.read_heads(folder)
         return policy
@@ -177,6 +171,24 @@ class SavedPolicy(
             head.load_state_dict(load_file(folder / name))
 
 
+def policy_folder(name: str | Path, **options: Any) -> Path:
+    """The folder of a policy, downloaded if the name is one of the hub's.
+
+    Args:
+        name: A folder, or a name on the hub.
+        options: Of the download.
+
+    Raises:
+        UserError: There is no policy.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and _may_be_on_the_hub(str(name)):
+        folder = _download(str(name), **options)
+    if not (folder / POLICY_FILE).is_file():
+        raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE})")
+    return folder
+
+
 def _may_be_on_the_hub(name: str) -> bool:
     """Whether a name is like ``user/policy``, and no path."""
     return not name.startswith((".", "/", "~")) and name.count("/") == 1
@@ -184,8 +196,8 @@ def _may_be_on_the_hub(name: str) -> bool:
 
 def _download(name: str, **options: Any) -> Path:
     try:
-        options["local_files_only"] |= not hub_is_reachable()
-        return Path(snapshot_download(name, **options))
+        offline = options.pop("local_files_only", False) or not hub_is_reachable()
+        return Path(snapshot_download(name, local_files_only=offline, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"no policy {name!r}: it is no folder here, and not to be had from the Hugging Face "

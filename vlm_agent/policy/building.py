@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.errors import UserError
+from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import ObservationEncoder
 from vlm_agent.policy.families import get_family
@@ -56,24 +57,29 @@ def build_policy(
         logger.warning(reason)
     config = dataclasses.replace(config, scoring=scoring)
     backbone: Backbone = load_base_model(config, encoder.processor, seed)
+    if commit := getattr(backbone.config, "_commit_hash", None):
+        config = dataclasses.replace(config, model_revision=commit)  # a branch may move
     if config.use_peft:
         backbone = add_lora(backbone, config, encoder.family, seed)
     return VLMPolicy(backbone, encoder, config, seed, recipe)
 
 
-def merge_adapter(folder: str | Path) -> VLMPolicy:
+def merge_adapter(name: str | Path) -> VLMPolicy:
     """A saved LoRA policy with the adapter's weights added to the backbone's.
 
-    The backbone is loaded without quantisation, so the scores of a 4-bit or 8-bit policy change by
-    what its quantisation had rounded away.
+    The scores stay the same up to the rounding of the backbone's dtype. Of a quantised policy the
+    backbone is loaded as it was before, so there they change by what had been rounded away.
+
+    Args:
+        name: A folder, or a name on the hub.
 
     Raises:
-        UserError: There is no policy in the folder, or one without an adapter.
+        UserError: There is no policy, or one without an adapter.
     """
-    folder = Path(folder)
+    folder = policy_folder(name)
     saved = VLMPolicy.from_pretrained(folder)
     if not saved.config.use_peft:
-        raise UserError(f"the policy in {str(folder)!r} has no adapter to merge")
+        raise UserError(f"the policy {str(name)!r} has no adapter to merge")
     config = dataclasses.replace(
         saved.config, use_peft=False, load_in_4bit=False, load_in_8bit=False
     )

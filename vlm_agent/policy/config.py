@@ -31,7 +31,7 @@ class ModelConfig:
         "(phrase_mean) or of words (phrase_word); by an action_head of their own; auto: "
         "first_token if all differ, else phrase_word",
     )
-    temperature: Annotated[float, Field(gt=0)] = setting(
+    temperature: Annotated[float, Field(ge=0.001)] = setting(
         1.0, "scores are divided by it, in rollouts, updates and evaluation"
     )
     mask_senseless_words: bool = setting(

@@ -48,13 +48,14 @@ class ObservationEncoder:
         self.family = family
         self.frames = FrameProcessor(processor.image_processor, family)
         texts = [template.source, template.task, template.robot, *template.words]
-        for token in processor.tokenizer.all_special_tokens:
+        tokenizer = processor.tokenizer
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        for token in {*tokenizer.all_special_tokens, *added, processor.image_token}:
             if any(token in text for text in texts):
                 raise UserError(f"prompt or words contain the special token {token!r}")
         prompt = self.prompt(START_FACTS)
-        self.words = Words.in_context(
-            processor.tokenizer, prompt, template.words, self._separator(prompt)
-        )
+        self.words = Words.in_context(tokenizer, prompt, template.words, self._separator(prompt))
+        self._check_end(prompt)
 
     def prompt(self, facts: Sequence[int]) -> str:
         """The whole text the model reads, up to where its answer begins."""
@@ -83,6 +84,14 @@ class ObservationEncoder:
         between = whole[len(prompt) :].partition(_ANSWER)[0]
         return between if whole.startswith(prompt) and between.isspace() else ""
 
+    def _check_end(self, prompt: str) -> None:
+        """Refuse a tokenizer that puts something between the prompt and the answer."""
+        end = self.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"][-1]
+        ids = self.row(START_FACTS, np.zeros((112, 112, 3), np.uint8))["input_ids"][0].tolist()
+        if ids[-1] != end:
+            token = self.processor.tokenizer.convert_ids_to_tokens(ids[-1])
+            raise UserError(f"the model's tokenizer puts {token!r} between prompt and answer")
+
     def row(self, facts: Sequence[int], frame: np.ndarray) -> dict[str, torch.Tensor]:
         """Tokens of one prompt with the picture's place marked, (1, L), without padding.
 
@@ -91,11 +100,14 @@ class ObservationEncoder:
             frame: A frame; only its size matters.
         """
         images: list[Any] = [[frame]] if self.family.nested_images else [frame]
+        prompt, start = self.prompt(facts), self.processor.tokenizer.bos_token
         return dict(
             self.processor(
-                text=[self.prompt(facts)],
+                text=[prompt],
                 images=images,
                 return_tensors="pt",
+                # Some chat templates write the first token themselves.
+                add_special_tokens=start is None or not prompt.startswith(start),
                 **self.family.image_options,
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ import peft
 import torch
 from huggingface_hub import constants
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlm_agent.errors import UserError
@@ -30,7 +32,7 @@ def find_model_type(name: str, revision: str = "main") -> str:
     """Transformers' ``model_type`` of ``tiny``, of a local folder or of a name on the hub."""
     if name == TINY:
         return MODEL_TYPE
-    return _from_pretrained(AutoConfig, name, revision).model_type
+    return _from_pretrained(AutoConfig.from_pretrained, name, revision).model_type
 
 
 def load_processor(name: str, revision: str = "main") -> Any:
@@ -39,7 +41,8 @@ def load_processor(name: str, revision: str = "main") -> Any:
         return build_tiny_processor()
     model_type = find_model_type(name, revision)
     get_family(model_type, name)
-    return _from_pretrained(picture_processor_class(model_type), name, revision)
+    processor: Any = picture_processor_class(model_type)
+    return _from_pretrained(processor.from_pretrained, name, revision)
 
 
 def load_base_model(config: ModelConfig, processor: Any, seed: int) -> PreTrainedModel:
@@ -64,7 +67,9 @@ def load_base_model(config: ModelConfig, processor: Any, seed: int) -> PreTraine
             return tiny
         with tempfile.TemporaryDirectory() as folder:  # weights are quantised as they are loaded
             tiny.save_pretrained(folder)
-            return _load_model(folder, revision, dtype, quantization)
+            model = _load_model(folder, revision, dtype, quantization)
+            model.name_or_path = model.config._name_or_path = TINY  # adapters write down their base
+            return model
     return _load_model(name, revision, dtype, quantization)
 
 
@@ -77,35 +82,61 @@ def load_adapter(base: PreTrainedModel, folder: Path, is_trainable: bool = False
     weights = folder / SAFETENSORS_WEIGHTS_NAME
     if not weights.is_file():  # PEFT would unpickle an older file in its place
         raise FileNotFoundError(f"there is no {weights}")
-    return peft.PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
+    model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
+    with safe_open(weights, framework="pt") as file:
+        missing = set(peft.get_peft_model_state_dict(model)) - set(file.keys())
+    if missing:
+        raise ValueError(f"{weights} lacks {sorted(missing)[0]} and {len(missing) - 1} more")
+    return model
+
+
+def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
+    """A model of which every weight is there, from safetensors.
+
+    Raises:
+        ValueError: A weight is missing; transformers would go on with a random one.
+    """
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        name,
+        use_safetensors=True,
+        attn_implementation="sdpa",  # eager attention would add the masks of phrases as numbers
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+    return model
 
 
 def _load_model(name: str, revision: str, dtype: torch.dtype, quantization: Any) -> PreTrainedModel:
     options = {} if quantization is None else {"quantization_config": quantization}
-    model = _from_pretrained(
-        AutoModelForImageTextToText, name, revision, dtype=dtype, use_safetensors=True, **options
-    )
+    model = _from_pretrained(load_whole_model, name, revision, dtype=dtype, **options)
     settle_quantized(model)
     return model
 
 
-def _from_pretrained(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
+def _from_pretrained(load: Callable[..., Any], name: str, revision: str, **options: Any) -> Any:
+    """What ``load`` makes of a folder or of a name on the hub, with errors for people."""
     is_path = name.startswith((".", "/", "~")) or Path(name).is_dir()
     path = Path(name).expanduser()
+    if is_path and (path / "adapter_config.json").is_file():
+        raise UserError(
+            f"model_name_or_path: {name!r} holds an adapter: make a model of it, vlm-agent merge"
+        )
     if is_path and not (path / "config.json").is_file():
         raise UserError(f"model_name_or_path: no model in the folder {name!r} (no config.json)")
     try:
-        return cls.from_pretrained(
+        return load(
             str(path) if is_path else name,
             revision=revision,
             trust_remote_code=False,
             local_files_only=is_path or not hub_is_reachable(),
-            **kwargs,
+            **options,
         )
     except ImportError as error:
         raise UserError(f"model_name_or_path: {name!r} needs another package: {error}") from None
-    except (OSError, ValueError) as error:
-        if is_path:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if is_path or not isinstance(error, OSError):
             raise UserError(f"model_name_or_path: cannot load {name!r}: {error}") from None
         raise UserError(
             f"cannot get the model {name!r} from the Hugging Face hub, and it is not in the local "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import peft
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlm_agent.observations import Observations
 from vlm_agent.policy.artifact import ACTION_HEAD_FILE, VALUE_HEAD_FILE, SavedPolicy
@@ -89,8 +91,28 @@ class VLMPolicy(nn.Module, SavedPolicy):
                 module.requires_grad_(False)
         # Whether what the vision tower makes of a frame stays the same while training.
         self.vision_is_frozen = not any(p.requires_grad for m in vision for p in m.parameters())
-        if config.gradient_checkpointing:
+        self.set_gradient_checkpointing(config.gradient_checkpointing)
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Whether activations are recomputed for the gradient; changes no number."""
+        self.config = dataclasses.replace(self.config, gradient_checkpointing=enabled)
+        if enabled:
             self.inner_model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.inner_model.activation_checkpointing_disable()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, in which the backbone computes what it computes in rollouts.
+
+        Its own mode would put dropout between them, and 8-bit layers on a CPU take another way
+        then. Only the layers that recompute their activations are told, not what is in them.
+        """
+        super().train(mode)
+        self.backbone.eval()
+        for module in self.backbone.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = mode
+        return self
 
     @property
     def inner_model(self) -> PreTrainedModel:
