@@ -13,6 +13,8 @@ import vlm_agent.train
 from tests.conftest import ROOT
 from vlm_agent import cli
 from vlm_agent.errors import UserError
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.config import ModelConfig
 from vlm_agent.robot import rendering
 from vlm_agent.robot.rendering import Finding
 
@@ -153,7 +155,7 @@ def test_console_script_and_help():
     script = Path(sys.executable).with_name("vlm-agent")
     result = subprocess.run([script, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
-    for command in ("eval", "prompt", "show", "bench", "doctor"):
+    for command in ("eval", "merge", "prompt", "show", "bench", "doctor"):
         assert command in result.stdout
     bad = subprocess.run([script, "eval", "--policy", "/nowhere"], capture_output=True, text=True)
     assert bad.returncode == 2
@@ -208,3 +210,19 @@ class TestDoctor:
         assert cli.main(["doctor", "--install"]) == 0
         assert "no libEGL" in capsys.readouterr().out
         assert state["installed"]
+
+
+def test_merge_writes_a_policy_and_never_over_anything(template, tmp_path):
+    lora = build_policy(ModelConfig(use_peft=True), template, 0)
+    lora.save_pretrained(tmp_path / "lora")
+    arguments = ["merge", "--policy", str(tmp_path / "lora"), "--output"]
+    assert cli.main([*arguments, str(tmp_path / "new" / "merged")]) == 0
+    assert (tmp_path / "new" / "merged" / "model.safetensors").is_file()
+    assert not (tmp_path / "new" / "merged" / "adapter_model.safetensors").exists()
+    with pytest.raises(UserError, match="--output .*: is there already"):
+        cli.main([*arguments, str(tmp_path / "new" / "merged")])
+    with pytest.raises(UserError, match="--output .*: cannot be written"):
+        cli.main([*arguments, str(tmp_path / "lora" / "policy.json" / "x")])
+    with pytest.raises(UserError, match="no policy in the folder"):
+        cli.main(["merge", "--policy", "/nowhere", "--output", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()

@@ -112,17 +112,19 @@ def _merge(arguments: argparse.Namespace, _: list[str]) -> int:
     output = arguments.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: is there already; name a new folder")
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.policy.artifact import policy_folder
+    from vlm_agent.policy.building import merge_adapter
+
+    folder = policy_folder(arguments.policy)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error}") from None
-
-    from transformers.utils.logging import disable_progress_bar
-
-    from vlm_agent.policy.building import merge_adapter
-
     disable_progress_bar()  # of loading weights
-    merge_adapter(arguments.policy).save_pretrained(output)
+    merge_adapter(folder).save_pretrained(output)
     print(f"wrote {output}")
     return 0
 
