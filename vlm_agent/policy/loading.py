@@ -84,7 +84,8 @@ def load_adapter(base: PreTrainedModel, folder: Path, is_trainable: bool = False
         raise FileNotFoundError(f"there is no {weights}")
     model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
     with safe_open(weights, framework="pt") as file:
-        missing = set(peft.get_peft_model_state_dict(model)) - set(file.keys())
+        wanted = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+        missing = set(wanted) - set(file.keys())
     if missing:
         raise ValueError(f"{weights} lacks {sorted(missing)[0]} and {len(missing) - 1} more")
     return model
