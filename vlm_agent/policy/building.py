@@ -11,7 +11,7 @@ from vlm_agent.errors import UserError
 from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import ObservationEncoder
-from vlm_agent.policy.families import get_family
+from vlm_agent.policy.families import FAMILIES
 from vlm_agent.policy.loading import (
     Backbone,
     find_model_type,
@@ -30,7 +30,7 @@ def build_encoder(config: ModelConfig, template: PromptTemplate) -> ObservationE
     """The encoder of a recipe's model, which can be had without the model's weights."""
     name, revision = config.model_name_or_path, config.model_revision
     processor = load_processor(name, revision)
-    family = get_family(find_model_type(name, revision), name)
+    family = FAMILIES[find_model_type(name, revision)]
     return ObservationEncoder(processor, template, family)
 
 

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlm_agent.errors import UserError
-
 
 @dataclass(frozen=True)
 class Family:
@@ -46,14 +44,18 @@ class Family:
         """The vision tower's modules of ``model.model``."""
         return [model.get_submodule(name) for name in self.vision]
 
-    def image_features(self, model: Any, image_inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def image_part(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The part of a model's inputs that the vision tower reads."""
+        return {name: inputs[name] for name in self.image_inputs if name in inputs}
+
+    def image_features(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the vision tower makes of B frames of equal size.
 
         Returns:
             (B, S, P, D): P picture tokens of width D; S is 1, or more where the vision tower also
             feeds later layers of the language model (DeepStack).
         """
-        made = model.get_image_features(**image_inputs, return_dict=True)
+        made = model.get_image_features(**self.image_part(inputs), return_dict=True)
         stacks = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
         return torch.stack(
             [s if isinstance(s, torch.Tensor) else torch.stack(list(s)) for s in stacks], 1
@@ -101,21 +103,3 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(skips_layers=True),  # it reads the last layer but one
 }
 """``model_type`` of transformers' configuration -> family."""
-
-
-def get_family(model_type: str, name: str) -> Family:
-    """The family of a model type.
-
-    Args:
-        model_type: As transformers' configuration says.
-        name: The model's name, for the error message.
-
-    Raises:
-        UserError: It is not supported.
-    """
-    if model_type not in FAMILIES:
-        raise UserError(
-            f"model_name_or_path: {name!r} is a {model_type!r}, expected one of: "
-            f"{', '.join(FAMILIES)}"
-        )
-    return FAMILIES[model_type]

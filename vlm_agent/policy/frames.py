@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class FrameProcessor:
         if self.family.nested_images:
             images = [[image] for image in images]
         made = self.image_processor(images=images, return_tensors="pt", **self.family.image_options)
-        return {name: made[name] for name in self.family.image_inputs if name in made}
+        return self.family.image_part(made)
 
     def _trial(self, shape: tuple[int, ...]) -> FramePatches | None:
         """Patches for frames of this shape, if they are the library's to the last bit."""
@@ -131,8 +130,3 @@ def _byte_table(image_processor: Any) -> np.ndarray:
     values = made["pixel_values"].view(blocks, blocks, merge, merge, 3, time, size, size)
     values_CHW = values[..., 0, :, :].permute(4, 0, 2, 5, 1, 3, 6).reshape(3, side, side)
     return values_CHW.reshape(3, -1)[:, :256].numpy()
-
-
-def image_inputs_of(inputs: Mapping[str, torch.Tensor], family: Family) -> dict[str, torch.Tensor]:
-    """The part of encoded inputs that the vision tower reads."""
-    return {name: inputs[name] for name in family.image_inputs if name in inputs}

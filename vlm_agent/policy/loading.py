@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 
 from vlm_agent.errors import UserError
 from vlm_agent.policy.config import TINY, ModelConfig
-from vlm_agent.policy.families import get_family
+from vlm_agent.policy.families import FAMILIES
 from vlm_agent.policy.processor import picture_processor_class
 from vlm_agent.policy.quantization import quantization_config, settle_quantized
 from vlm_agent.policy.tiny import MODEL_TYPE, build_tiny_model, build_tiny_processor
@@ -29,19 +29,27 @@ Backbone = PreTrainedModel | peft.PeftModel
 
 
 def find_model_type(name: str, revision: str = "main") -> str:
-    """Transformers' ``model_type`` of ``tiny``, of a local folder or of a name on the hub."""
+    """Transformers' ``model_type`` of ``tiny``, of a local folder or of a name on the hub.
+
+    Raises:
+        UserError: There is no such model, or it is of a family that is not supported.
+    """
     if name == TINY:
         return MODEL_TYPE
-    return _from_pretrained(AutoConfig.from_pretrained, name, revision).model_type
+    model_type = _from_pretrained(AutoConfig.from_pretrained, name, revision).model_type
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"model_name_or_path: {name!r} is a {model_type!r}, expected one of: "
+            f"{', '.join(FAMILIES)}"
+        )
+    return model_type
 
 
 def load_processor(name: str, revision: str = "main") -> Any:
     """The processor of ``tiny``, of a local folder or of a name on the hub."""
     if name == TINY:
         return build_tiny_processor()
-    model_type = find_model_type(name, revision)
-    get_family(model_type, name)
-    processor: Any = picture_processor_class(model_type)
+    processor: Any = picture_processor_class(find_model_type(name, revision))
     return _from_pretrained(processor.from_pretrained, name, revision)
 
 
@@ -59,7 +67,7 @@ def load_base_model(config: ModelConfig, processor: Any, seed: int) -> PreTraine
     """
     dtype = getattr(torch, config.dtype)
     name, revision = config.model_name_or_path, config.model_revision
-    family = get_family(find_model_type(name, revision), name)
+    family = FAMILIES[find_model_type(name, revision)]
     quantization = quantization_config(config, family)
     if name == TINY:
         tiny = build_tiny_model(processor.tokenizer, seed, dtype)

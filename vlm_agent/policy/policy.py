@@ -16,7 +16,6 @@ from vlm_agent.observations import Observations
 from vlm_agent.policy.artifact import ACTION_HEAD_FILE, VALUE_HEAD_FILE, SavedPolicy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import ObservationEncoder, PromptRows, sensible_words
-from vlm_agent.policy.frames import image_inputs_of
 from vlm_agent.policy.loading import Backbone
 from vlm_agent.policy.scorer import WordScorer
 from vlm_agent.policy.value_head import ValueHead
@@ -186,9 +185,7 @@ class VLMPolicy(nn.Module, SavedPolicy):
         return self.phrases.log_probs(states_BSD, self._head()).exp().sum(-1)
 
     def _image_features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.family.image_features(
-            self.inner_model.model, image_inputs_of(inputs, self.family)
-        )
+        return self.family.image_features(self.inner_model.model, inputs)
 
     def _hidden_states(self, inputs: dict[str, torch.Tensor], scorer: WordScorer) -> torch.Tensor:
         """Final hidden states of the prompt's end and of what the scorer put behind it."""
