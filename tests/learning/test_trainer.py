@@ -1,7 +1,9 @@
 """The loop itself, on worlds that need no robot."""
 
 import dataclasses
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from vlm_agent.learning import trainer as trainer_module
 from vlm_agent.learning import update as update_module
 from vlm_agent.learning.advantages import generalized_advantages
 from vlm_agent.learning.checkpoints import RunFolders, check_same_run
-from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy
 
@@ -52,6 +54,23 @@ def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, monkeypatch, 
         assert share_of_right_words(trainer) > 0.5
     else:
         assert share_of_right_words(trainer) < 0.05
+
+
+def test_one_rollout_is_in_memory_at_a_time(recipe_for, monkeypatch):
+    """Its frames and image features are the largest thing in host memory."""
+    made, alive = [], []
+    empty = RolloutBuffer.empty
+
+    def note(*arguments):
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in made))
+        buffer = empty(*arguments)
+        made.append(weakref.ref(buffer))
+        return buffer
+
+    monkeypatch.setattr(RolloutBuffer, "empty", note)
+    trainer_for(recipe_for(use_peft=True)).train()
+    assert alive == [0, 0, 0]
 
 
 def test_ddp_is_told_of_layers_that_are_never_used(recipe_for, monkeypatch):

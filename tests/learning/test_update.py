@@ -194,6 +194,11 @@ def test_ratio_error_shows_a_policy_that_changed_since_the_rollout(recipe_for):
     assert trainer.update(rollout)["first_ratio_error"] > 1e-2
 
 
+def test_an_action_head_has_no_share_of_the_vocabulary(recipe_for):
+    trainer = trainer_for(recipe_for(scoring="action_head"))
+    assert "vocabulary_share" not in trainer.update(rollout_of(trainer))
+
+
 @pytest.mark.parametrize("scoring", ["auto", "action_head"])
 def test_critic_warmup_moves_only_the_value_head(recipe_for, scoring):
     recipe = recipe_for(critic_warmup_updates=3, scoring=scoring)
