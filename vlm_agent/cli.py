@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_eval, _add_merge, _add_prompt, _add_show, _add_bench, _add_doctor):
+    for add in (_add_demos, _add_eval, _add_merge, _add_prompt, _add_show, _add_bench, _add_doctor):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.takes_recipe:
@@ -41,6 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Entry point of the console script."""
     sys.exit(run_command(main))
+
+
+def _add_demos(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demos",
+        help="let the scripted expert demonstrate a task",
+        description="Let the scripted expert play a recipe's demonstrations, in parallel, and "
+        "store them as a Hugging Face dataset. Goes on where it was stopped. "
+        "Takes --config RECIPE and any --key value override.",
+    )
+    parser.set_defaults(run=_demos, takes_recipe=True)
+
+
+def _demos(_: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.recipes import load_recipe
+
+    recipe = load_recipe(rest, prog="vlm-agent demos")
+
+    from vlm_agent.learning.demonstrations import collect_demonstrations
+
+    print(f"wrote {collect_demonstrations(recipe)}")
+    return 0
 
 
 def _add_eval(commands: Any) -> None:

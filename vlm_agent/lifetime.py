@@ -25,3 +25,9 @@ def end_with_parent(number: signal.Signals, parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
         if parent is not None and os.getppid() != parent:
             os.kill(os.getpid(), number)
+
+
+def end_with_launcher() -> None:
+    """End this process when ``accelerate launch`` ends, if that has started it."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        end_with_parent(signal.SIGTERM)

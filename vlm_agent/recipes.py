@@ -120,6 +120,9 @@ class PPOConfig:
         10, "episodes of each evaluation; 0 for none"
     )
     eval_greedy: bool = setting(True, "evaluate with the most probable word, else sample")
+    init_from: str | None = setting(
+        None, "start from this policy: a folder, a name on the hub, or 'starter'"
+    )
     resume_from: str | None = setting(
         None, "a checkpoint folder of this run to go on from, or 'latest'"
     )
@@ -127,6 +130,30 @@ class PPOConfig:
     wandb_mode: Literal["auto", "online", "offline"] = setting(
         "auto", "auto: online when logged in, else offline"
     )
+
+
+@dataclass(config=STRICT, frozen=True)
+class ImitationConfig:
+    """Learning from the scripted expert: demonstrations, warm start, DAgger (Ross et al. 2011)."""
+
+    demonstrations: str | None = setting(
+        None, "the folder of the demonstrations; by default demonstrations/RUN_NAME"
+    )
+    num_demo_episodes: Count = setting(200, "episodes that the expert plays")
+    demo_noise: Fraction = setting(
+        0.06, "probability that a word of the expert begins a burst of one to four random ones"
+    )
+    sft_epochs: Count = setting(8, "passes over the demonstrations")
+    sft_learning_rate: Positive = setting(
+        1e-3, "of all weights; rises during the first twentieth, then falls to zero"
+    )
+    sft_batch_size: Count = setting(32, "moments per minibatch and process")
+    dagger_rounds: Annotated[int, Field(ge=0)] = setting(
+        1, "rounds in which the pupil speaks, the expert labels, and all there is is learnt"
+    )
+    dagger_words: Count = setting(4096, "words of each round, over all environments")
+    dagger_epochs: Count = setting(3, "passes over everything after each round")
+    dagger_learning_rate: Positive = setting(1e-3, "of these passes, with the same course")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +164,12 @@ class Recipe:
     prompt: PromptConfig
     model: ModelConfig
     ppo: PPOConfig
+    imitation: ImitationConfig
     template: PromptTemplate
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, flat, as they are written in a recipe file."""
-        sections = (self.env, self.prompt, self.model, self.ppo)
+        sections = (self.env, self.prompt, self.model, self.ppo, self.imitation)
         return {key: value for part in sections for key, value in dataclasses.asdict(part).items()}
 
     def to_yaml(self) -> str:
@@ -149,7 +177,7 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-SECTIONS: tuple[type, ...] = (EnvConfig, PromptConfig, ModelConfig, PPOConfig)
+SECTIONS: tuple[type, ...] = (EnvConfig, PromptConfig, ModelConfig, PPOConfig, ImitationConfig)
 _TYPES = {key: hint for cls in SECTIONS for key, hint in typing.get_type_hints(cls).items()}
 
 
@@ -187,7 +215,7 @@ def make_recipe(
     for key in values:
         if key not in _TYPES:
             found[str(key)] = unknown_name("key", key, _TYPES)
-    env, prompt, model, ppo = (_make_section(cls, values, found) for cls in SECTIONS)
+    env, prompt, model, ppo, imitation = (_make_section(c, values, found) for c in SECTIONS)
     for key, problem in _combination_problems(env, prompt, model, ppo).items():
         found.setdefault(key, problem)
     template = _make_template(env, prompt, search, found)
@@ -196,7 +224,7 @@ def make_recipe(
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError("\n  ".join([f"{count} in the recipe:", *lines]))
     assert template is not None
-    return Recipe(env, prompt, model, ppo, template)
+    return Recipe(env, prompt, model, ppo, imitation, template)
 
 
 def _make_section(cls: type, values: dict[str, Any], found: dict[str, str]) -> Any:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import numpy as np
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+"""Whose episodes: what is learnt from, what a policy is chosen by, what it is measured by."""
 
 
 def derive_seed(run_seed: int, *coordinates: int | str) -> int:
@@ -23,3 +28,11 @@ def derive_seed(run_seed: int, *coordinates: int | str) -> int:
 def derive_rng(run_seed: int, *coordinates: int | str) -> np.random.Generator:
     """A NumPy generator seeded with :func:`derive_seed`."""
     return np.random.default_rng(derive_seed(run_seed, *coordinates))
+
+
+def episode_seed(split: Split, run_seed: int, *coordinates: int | str) -> int:
+    """The reset seed of an episode; no two splits share one, whatever the run's seed.
+
+    The lowest two bits name the split, the others come from :func:`derive_seed`.
+    """
+    return derive_seed(run_seed, *coordinates) >> 2 << 2 | SPLITS.index(split)

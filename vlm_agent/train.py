@@ -6,19 +6,16 @@ inside ``main``.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from vlm_agent.entry import run_command
-from vlm_agent.lifetime import end_with_parent
+from vlm_agent.lifetime import end_with_launcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read and check the recipe, train, and say where everything lies."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # a launcher started this, and ends with it
-        end_with_parent(signal.SIGTERM)
+    end_with_launcher()
 
     from vlm_agent.recipes import load_recipe
 

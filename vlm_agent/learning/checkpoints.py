@@ -35,6 +35,7 @@ class RunFolders:
         self.recipe = self.run / "recipe.yaml"
         self.video = self.run / "episode.mp4"
         self.best = self.checkpoints / f"{self.name}_best"
+        self.final = self.checkpoints / f"{self.name}_final"
 
     def step(self, timesteps: int) -> Path:
         """The checkpoint after so many timesteps."""
@@ -57,6 +58,7 @@ class RunFolders:
             "wandb": self.run / "wandb",
             "last policy": (self.steps() or [self.step(0)])[-1],
             "best policy": self.best,
+            "final policy": self.final,
         }
 
     def check_new(self, recipe: Recipe) -> None:
@@ -92,7 +94,7 @@ class RunFolders:
             raise UserError(f"output_dir: cannot write to {str(self.run)!r}: {error}") from None
 
     def _all(self) -> list[Path]:
-        return [self.run, self.best, *self.steps()]
+        return [self.run, self.best, self.final, *self.steps()]
 
     def resume_folder(self, recipe: Recipe) -> Path | None:
         """The checkpoint to resume from, if the recipe names one.
@@ -157,14 +159,40 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     saved, wanted = policy.recipe, recipe.to_dict()
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
     fixed.remove("gradient_checkpointing")  # costs time and saves memory, and changes no number
-    fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy"]
-    different = [key for key in fixed if saved.get(key) != wanted[key]]
+    fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy", "init_from"]
+    _refuse(
+        f"resume_from: {folder} was written by a run",
+        [key for key in fixed if saved.get(key) != wanted[key]],
+        policy,
+        recipe,
+    )
+
+
+def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
+    """Refuse to start from a policy that is not of the recipe's kind.
+
+    Args:
+        what: Names the policy in the message.
+        policy: Where the run is to start.
+        recipe: The run.
+
+    Raises:
+        UserError: Naming the settings that differ.
+    """
+    wanted = recipe.model
+    free = {"gradient_checkpointing", "freeze_vision", "detach_value", "model_revision"}
+    if wanted.scoring == "auto":
+        free.add("scoring")  # it was chosen when the policy was made
+    names = [field.name for field in fields(ModelConfig) if field.name not in free]
+    different = [n for n in names if getattr(policy.config, n) != getattr(wanted, n)]
+    _refuse(f"{what} is a policy", different, policy, recipe)
+
+
+def _refuse(what: str, different: list[str], policy: VLMPolicy, recipe: Recipe) -> None:
     if policy.encoder.template != recipe.template:
-        different.append("prompt_template, task_description or action_words")
+        different = [*different, "prompt_template, task_description or action_words"]
     if different:
-        raise UserError(
-            f"resume_from: {folder} was written by a run that differs in {', '.join(different)}"
-        )
+        raise UserError(f"{what} that differs in {', '.join(different)}")
 
 
 def load_trainer_state(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.robot.scene import Stage
-from vlm_agent.seeding import derive_rng, derive_seed
+from vlm_agent.seeding import derive_rng, episode_seed
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ class RolloutBuffer:
         next_values: V of what each word led to, before any reset, float32 (T, N).
         rewards: float64 (T, N).
         terminated, truncated: bool (T, N).
+        expert_actions: What the expert would have said, int64 (T, N); -1 where none was asked.
         features: Of the frames, where a frozen vision tower made them; slot t N + n.
     """
 
@@ -79,6 +80,7 @@ class RolloutBuffer:
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    expert_actions: np.ndarray
     features: FeatureCache
 
     @classmethod
@@ -103,6 +105,7 @@ class RolloutBuffer:
             rewards=np.zeros(shape),
             terminated=np.zeros(shape, bool),
             truncated=np.zeros(shape, bool),
+            expert_actions=np.full(shape, -1),
             features=FeatureCache(steps * len(like), feature_bytes),
         )
 
@@ -241,6 +244,7 @@ class RolloutCollector:
         self._observations.facts[group] = led_to.next_observations.facts
         finished = []
         for n, i in enumerate(group):
+            buffer.expert_actions[step, i] = led_to.infos[n].get("expert_action", -1)
             self.running[i].add(
                 int(buffer.actions[step, i]), float(led_to.rewards[n]), led_to.infos[n]
             )
@@ -259,7 +263,7 @@ class RolloutCollector:
     def _next_seed(self, env: int) -> int:
         """The seed of the episode that an environment begins next."""
         number = self.episodes_begun[env]
-        return derive_seed(self.seed, "episode", self.rank, int(env), number)
+        return episode_seed("train", self.seed, "rollout", self.rank, int(env), number)
 
     def seconds(self) -> dict[str, float]:
         """Time spent so far: the workers' on physics and rendering (summed), and this process's

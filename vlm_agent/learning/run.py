@@ -5,30 +5,68 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from vlm_agent.learning.checkpoints import RunFolders, check_same_run
+from vlm_agent.errors import UserError
+from vlm_agent.learning.checkpoints import RunFolders, check_same_policy, check_same_run
+from vlm_agent.learning.imitation import ImitationTrainer
 from vlm_agent.learning.launch import cores_per_process, rendering_gpu, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
 from vlm_agent.learning.trainer import PPOTrainer
+from vlm_agent.policy.artifact import named_policy
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
 from vlm_agent.report.curves import plot_curves
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
+from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.robot.oracle import ExpertEnv
 from vlm_agent.robot.pool import EnvPool
+from vlm_agent.robot.worker import MakeEnv
 
 
 def _start_policy(recipe: Recipe) -> VLMPolicy:
     """The policy that a run of this recipe starts from."""
-    return build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
+    if recipe.ppo.init_from is None:
+        return build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
+    policy = VLMPolicy.from_pretrained(named_policy(recipe.ppo.init_from))
+    check_same_policy(f"init_from: {recipe.ppo.init_from}", policy, recipe)
+    return _with_recipe(policy, recipe)
 
 
-def run_training(recipe: Recipe) -> None:
-    """Train as the recipe says; leave checkpoints, metrics, curves and a video.
+def _with_recipe(policy: VLMPolicy, recipe: Recipe) -> VLMPolicy:
+    """A policy that was read, to be trained as the recipe says."""
+    policy.recipe = recipe.to_dict()
+    policy.set_gradient_checkpointing(recipe.model.gradient_checkpointing)
+    return policy
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of any kind begins with."""
+
+    folders: RunFolders
+    accelerator: Accelerator
+    policy: VLMPolicy
+    pool: EnvPool
+    began: float
+
+
+@contextmanager
+def begin_run(recipe: Recipe, make_env: MakeEnv = LanguageActionEnv) -> Iterator[Run]:
+    """Check the launch, make or load the policy, prepare the run's folder, start the robots.
+
+    Args:
+        recipe: The run.
+        make_env: Makes an environment.
 
     Raises:
         UserError: The launch, the model or the run's folder is not as the recipe needs it.
@@ -43,8 +81,7 @@ def run_training(recipe: Recipe) -> None:
     if resume_folder is not None:
         policy = VLMPolicy.from_pretrained(resume_folder)
         check_same_run(resume_folder, policy, recipe)
-        policy.recipe = recipe.to_dict()
-        policy.set_gradient_checkpointing(recipe.model.gradient_checkpointing)
+        _with_recipe(policy, recipe)
     else:
         policy = _start_policy(recipe)
     if accelerator.is_main_process:
@@ -60,25 +97,61 @@ def run_training(recipe: Recipe) -> None:
         gpu=rendering_gpu(os.environ, torch.cuda.device_count()),
         timeout=recipe.ppo.worker_timeout,
         max_restarts=recipe.ppo.max_worker_restarts,
+        make_env=make_env,
     )
     with pool:
-        needs_start = recipe.ppo.kl_coef > 0 and not recipe.model.use_peft
+        yield Run(folders, accelerator, policy, pool, began)
+
+
+def run_training(recipe: Recipe) -> None:
+    """PPO as the recipe says; leave checkpoints, metrics, curves and a video.
+
+    Raises:
+        UserError: As for :func:`begin_run`.
+    """
+    with begin_run(recipe) as run:
+        needs_start = recipe.ppo.kl_coef > 0 and (
+            not recipe.model.use_peft or recipe.ppo.init_from is not None
+        )
         start = _start_policy(recipe) if needs_start else None
-        trainer = PPOTrainer(recipe, accelerator, policy, pool, start)
-        if resume_folder is not None:
+        trainer = PPOTrainer(recipe, run.accelerator, run.policy, run.pool, start)
+        if recipe.ppo.resume_from is not None:
             trainer.resume()
         trainer.train()
-    accelerator.end_training()
-    if accelerator.is_main_process:
-        plot_curves(folders.metrics, trainer.evaluations, folders.curves)
-        if folders.episode.is_file():
-            film_episode(folders.episode, folders.video)
-        summary = {
-            "run_name": recipe.ppo.run_name,
-            "timesteps": trainer.timesteps,
-            "num_processes": accelerator.num_processes,
-            "seconds": round(trainer.earlier_seconds + time.perf_counter() - began, 1),
-            "evaluations": trainer.evaluations,
-        }
-        folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
-        print(training_summary(summary, folders.contents()))
+    _finish(run, trainer.timesteps, trainer.earlier_seconds, trainer.evaluations)
+
+
+def run_imitation(recipe: Recipe) -> None:
+    """The warm start as the recipe says; leave the policy, metrics, curves and a video.
+
+    Raises:
+        UserError: As for :func:`begin_run`; or the demonstrations are missing.
+    """
+    if recipe.ppo.resume_from is not None:
+        raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
+    with begin_run(recipe, ExpertEnv) as run:
+        trainer = ImitationTrainer(recipe, run.accelerator, run.policy, run.pool)
+        trainer.train()
+    _finish(run, trainer.words_learnt, 0.0, trainer.evaluations)
+
+
+def _finish(
+    run: Run, timesteps: int, earlier_seconds: float, evaluations: list[dict[str, Any]]
+) -> None:
+    """Draw, film, and say where everything lies."""
+    run.accelerator.end_training()
+    if not run.accelerator.is_main_process:
+        return
+    folders = run.folders
+    plot_curves(folders.metrics, evaluations, folders.curves)
+    if folders.episode.is_file():
+        film_episode(folders.episode, folders.video)
+    summary = {
+        "run_name": folders.name,
+        "timesteps": timesteps,
+        "num_processes": run.accelerator.num_processes,
+        "seconds": round(earlier_seconds + time.perf_counter() - run.began, 1),
+        "evaluations": evaluations,
+    }
+    folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
+    print(training_summary(summary, folders.contents()))

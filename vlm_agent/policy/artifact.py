@@ -171,6 +171,15 @@ class SavedPolicy(
             head.load_state_dict(load_file(folder / name))
 
 
+STARTER = Path(__file__).with_name("starter")
+"""The policy that comes with the package."""
+
+
+def named_policy(name: str | Path) -> str | Path:
+    """The folder of the policy ``starter``; any other name as it is."""
+    return STARTER if name == STARTER.name else name
+
+
 def policy_folder(name: str | Path, **options: Any) -> Path:
     """The folder of a policy, downloaded if the name is one of the hub's.
 

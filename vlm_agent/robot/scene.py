@@ -12,7 +12,7 @@ from vlm_agent.errors import UserError
 from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
 from vlm_agent.robot.control import ArmControl
 from vlm_agent.robot.names import import_mujoco, import_robosuite, name_problems
-from vlm_agent.robot.tasks import get_task
+from vlm_agent.robot.tasks import Goal, get_task
 
 REACHED_DISTANCE = 0.05
 """Metres between grip site and object centre below which the object counts as reached."""
@@ -132,8 +132,36 @@ class RobotScene:
         body = self.env.sim.model.body_name2id(self.task.target(self.env).root_body)
         return np.array(self.env.sim.data.body_xpos[body])
 
-    def goal_position(self) -> np.ndarray | None:
-        """World position (3,) where the object belongs; ``None`` if lifting it is all."""
+    def object_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and half sizes (3,) of the box around that object, along the world's axes."""
+        assert self.task.target is not None, "this task has no object to handle"
+        model, data = self.env.sim.model._model, self.env.sim.data._data
+        names = self.task.target(self.env).contact_geoms
+        geoms = [self.env.sim.model.geom_name2id(name) for name in names]
+        rotations = data.geom_xmat[geoms].reshape(-1, 3, 3)
+        boxes = model.geom_aabb[geoms]
+        centres = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotations, boxes[:, :3])
+        halves = np.einsum("gij,gj->gi", np.abs(rotations), boxes[:, 3:])
+        low, high = (centres - halves).min(0), (centres + halves).max(0)
+        return (low + high) / 2, (high - low) / 2
+
+    def finger_gap(self) -> float:
+        """How far the gripper's joints are from where they end when it shuts on nothing.
+
+        In metres (or radians), summed over the joints.
+        """
+        sim = self.env.sim
+        joints = self.robot.gripper[self.arm].joints
+        return sum(abs(float(sim.data.get_joint_qpos(name))) for name in joints)
+
+    def finger_speed(self) -> float:
+        """Speed of the gripper's fastest joint, in metres (or radians) per second."""
+        sim = self.env.sim
+        joints = self.robot.gripper[self.arm].joints
+        return max(abs(float(sim.data.get_joint_qvel(name))) for name in joints)
+
+    def goal(self) -> Goal | None:
+        """Where the object belongs; ``None`` if lifting it is all."""
         return self.task.goal(self.env) if self.task.goal else None
 
     def staged_reward(self) -> float:

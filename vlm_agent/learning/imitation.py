@@ -1,0 +1,220 @@
+"""``ImitationTrainer``: the warm start, from the expert's words to a policy PPO can improve."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+
+from vlm_agent.learning.checkpoints import RunFolders, save_checkpoint
+from vlm_agent.learning.demonstrations import Labelled, read_demonstrations
+from vlm_agent.learning.evaluation import episode_rates, evaluate_over_ranks, summarize
+from vlm_agent.learning.ranks import mean_over_ranks
+from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
+from vlm_agent.learning.tracking import MetricsLog
+from vlm_agent.learning.update import PPOUpdate
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipes import Recipe
+from vlm_agent.robot.episode import save_episode
+from vlm_agent.robot.pool import EnvPool
+from vlm_agent.seeding import derive_rng
+
+WARMUP = 0.05
+"""Share of the steps in which the learning rate rises."""
+
+WEIGHT_DECAY = 0.01
+
+MAX_GRAD_NORM = 1.0
+
+
+class ImitationTrainer:
+    """Cross-entropy on the expert's words, through the scores that PPO uses, then DAgger.
+
+    In a round of DAgger (Ross, Gordon & Bagnell 2011) the pupil speaks, so that it comes into the
+    states that its own mistakes lead to; the expert says what it would have done there; and the
+    pupil learns everything there is. At last the value head learns the pupil's returns.
+
+    Args:
+        recipe: The run.
+        accelerator: Wraps the policy and talks to the other processes.
+        policy: The policy to train.
+        pool: This process's environments, which tell the expert's words (``ExpertEnv``).
+    """
+
+    def __init__(
+        self, recipe: Recipe, accelerator: Accelerator, policy: VLMPolicy, pool: EnvPool
+    ) -> None:
+        self.recipe = recipe
+        self.config = recipe.imitation
+        self.accelerator = accelerator
+        self.pool = pool
+        self.folders = RunFolders(recipe)
+        self.log = MetricsLog(self.folders.metrics, accelerator)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": policy.actor_parameters(), "weight_decay": WEIGHT_DECAY},
+                {"params": policy.value_head.parameters(), "weight_decay": 0.0},
+            ],
+            lr=recipe.ppo.value_learning_rate,
+        )
+        self.model, self.optimizer = accelerator.prepare(policy, optimizer)
+        self.policy: VLMPolicy = accelerator.unwrap_model(self.model)
+        self.collector = RolloutCollector(
+            pool, recipe.ppo.seed, accelerator.process_index, recipe.ppo.rollout_groups
+        )
+        self.words_learnt = 0  # moments gone through, over all epochs and ranks
+        self.evaluations: list[dict[str, Any]] = []
+
+    def train(self) -> None:
+        """Demonstrations, rounds of DAgger, value head; evaluate after each."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        known = read_demonstrations(self.recipe)[rank::ranks]
+        self.fit(known, self.config.sft_epochs, self.config.sft_learning_rate, "demonstrations")
+        self.evaluate()
+        for number in range(1, self.config.dagger_rounds + 1):
+            known = Labelled.concatenate([known, self.collect(f"DAgger round {number}")])
+            name = f"DAgger round {number}"
+            self.fit(known, self.config.dagger_epochs, self.config.dagger_learning_rate, name)
+            self.evaluate()
+        self.warm_value_head()
+        self.save()
+
+    def fit(self, known: Labelled, epochs: int, peak: float, stage: str) -> None:
+        """Go over all moments ``epochs`` times, with a learning rate that rises and falls.
+
+        Args:
+            known: What this rank knows.
+            epochs: Number of passes.
+            peak: The highest learning rate.
+            stage: A name for progress bar and metrics.
+        """
+        size = min(self.config.sft_batch_size, len(known))
+        batches = min(gather_object([len(known) // size]))  # as many in every rank
+        total, done = epochs * batches, 0
+        self.policy.train()
+        with self._progress_bar(total, f"learning {stage}", "batch") as bar:
+            for epoch in range(epochs):
+                steps = []
+                rng = derive_rng(
+                    self.recipe.ppo.seed, stage, self.accelerator.process_index, epoch
+                )
+                order = rng.permutation(len(known))[: batches * size].reshape(batches, size)
+                for index in order:
+                    self._set_learning_rate(peak * warmup_and_decay(done / total))
+                    steps.append(self._step(known[np.sort(index)]))
+                    done += 1
+                    bar.update()
+                means = mean_over_ranks(self.accelerator, steps)
+                bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
+                self.words_learnt += batches * size * self.accelerator.num_processes
+                self._record({"stage": stage, "epoch": epoch + 1, **means})
+
+    def _step(self, batch: Labelled) -> dict[str, torch.Tensor]:
+        """One optimiser step on one minibatch."""
+        output = self.model(**self.policy.encode(batch.observations))
+        labels = torch.from_numpy(batch.actions).to(output.logits.device)
+        loss = nn.functional.cross_entropy(output.logits, labels)
+        # The value head learns nothing yet, but DistributedDataParallel waits for its gradient.
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss + 0.0 * output.values.sum())
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+        self.optimizer.step()
+        accuracy = (output.logits.argmax(-1) == labels).float().mean()
+        return {"loss": loss.detach(), "accuracy": accuracy, "grad_norm": norm.detach()}
+
+    def collect(self, stage: str) -> Labelled:
+        """The pupil speaks, the expert labels."""
+        rollout = self._rollout(stage)
+        return Labelled(rollout.observations.flatten(), rollout.expert_actions.reshape(-1))
+
+    def _rollout(self, stage: str) -> RolloutBuffer:
+        words_per_step = self.pool.num_envs * self.accelerator.num_processes
+        steps = max(1, round(self.config.dagger_words / words_per_step))
+        self.policy.eval()
+        with self._progress_bar(steps * words_per_step, stage, "word") as bar:
+            rollout, episodes = self.collector.collect_rollout(
+                self.policy, steps, lambda: bar.update(words_per_step)
+            )
+        agreement = (rollout.actions == rollout.expert_actions).mean()
+        rates = episode_rates(gather_object(episodes))
+        self._record({"stage": f"{stage}: the pupil speaks", "agreement": agreement, **rates})
+        return rollout
+
+    def warm_value_head(self) -> None:
+        """Teach the value head the returns of what the pupil does; nothing else changes."""
+        rollout = self._rollout("value head")
+        ppo = dataclasses.replace(
+            self.recipe.ppo, gae_lambda=1.0, critic_warmup_updates=1, kl_coef=0.0, target_kl=None
+        )
+        self._set_learning_rate(0.0)
+        self.optimizer.param_groups[1]["lr"] = ppo.value_learning_rate
+        update = PPOUpdate(ppo, self.accelerator, self.model, self.optimizer, None)
+        self._record({"stage": "value head", **update(rollout, 0)})
+
+    def evaluate(self) -> None:
+        """Play the validation episodes."""
+        if self.recipe.ppo.num_eval_episodes == 0:
+            return
+        self.collector.step_aside()
+        self.policy.eval()
+        ppo = self.recipe.ppo
+        records = evaluate_over_ranks(
+            self.accelerator,
+            self.policy,
+            self.pool,
+            ppo.num_eval_episodes,
+            ppo.seed,
+            ppo.eval_greedy,
+        )
+        result = summarize(
+            records,
+            self.policy.words,
+            timesteps=self.words_learnt,
+            greedy=ppo.eval_greedy,
+            seed=ppo.seed,
+        )
+        rates = {key: value for key, value in result.items() if key != "episodes"}
+        self.evaluations.append(rates)
+        if self.accelerator.is_main_process:
+            self.log.track({"eval": rates}, self.words_learnt)
+            shown = max(records, key=lambda r: (r.success, r.episode_return))
+            save_episode(self.folders.episode, shown.episode, self.recipe.env, self.policy.words)
+            low, high = rates["ci95_low"], rates["ci95_high"]
+            tqdm.write(
+                f"success {rates['success_rate']:.3f} ({low:.2f}-{high:.2f}) in "
+                f"{len(records)} validation episodes"
+            )
+
+    def save(self) -> None:
+        """Write ``checkpoints/{run_name}_final``."""
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folders.final, self.policy, {"evaluations": self.evaluations})
+        self.accelerator.wait_for_everyone()
+
+    def _set_learning_rate(self, rate: float) -> None:
+        """Of all but the value head, which stands still."""
+        for group, value in zip(self.optimizer.param_groups, (rate, 0.0), strict=True):
+            group["lr"] = value
+
+    def _record(self, metrics: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.log.write({"timesteps": self.words_learnt, **metrics})
+
+    def _progress_bar(self, total: int, name: str, unit: str) -> tqdm:
+        hidden = not self.accelerator.is_main_process
+        return tqdm(total=total, desc=name, unit=unit, mininterval=0.5, disable=hidden)
+
+
+def warmup_and_decay(progress: float) -> float:
+    """The factor of the learning rate: from 0 up to 1, then straight down to 0.
+
+    Args:
+        progress: Share of the steps that are done, in [0, 1].
+    """
+    return min(progress / WARMUP, (1.0 - progress) / (1.0 - WARMUP))

@@ -1,0 +1,31 @@
+"""Warm start: ``accelerate launch -m vlm_agent.sft --config RECIPE [--key value …]``.
+
+Environment workers import this module again when they start, so everything heavy is imported
+inside ``main``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from vlm_agent.entry import run_command
+from vlm_agent.lifetime import end_with_launcher
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read and check the recipe, learn from the expert, and say where everything lies."""
+    end_with_launcher()
+
+    from vlm_agent.recipes import load_recipe
+
+    recipe = load_recipe(argv, prog="accelerate launch -m vlm_agent.sft")
+
+    from vlm_agent.learning.run import run_imitation
+
+    run_imitation(recipe)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
