@@ -12,6 +12,7 @@ from typing import Any
 from vlm_agent import __version__
 from vlm_agent.entry import run_command
 from vlm_agent.errors import UserError
+from vlm_agent.seeding import SPLITS
 
 EPILOG = """
 train:  accelerate launch --config_file accelerate_configs/cpu.yaml \\
@@ -29,7 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_demos, _add_eval, _add_merge, _add_prompt, _add_show, _add_bench, _add_doctor):
+    for add in (
+        _add_demos,
+        _add_eval,
+        _add_compare,
+        _add_merge,
+        _add_prompt,
+        _add_show,
+        _add_bench,
+        _add_doctor,
+    ):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.takes_recipe:
@@ -65,15 +75,39 @@ def _demos(_: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, oracle, random"
+
+
 def _add_eval(commands: Any) -> None:
     parser = commands.add_parser(
         "eval",
-        help="measure a trained policy on fixed episodes",
-        description="Play episodes with a trained policy and report success with its 95 % Wilson "
-        "interval. The same call gives the same numbers.",
+        help="measure a policy on fixed episodes",
+        description="Play episodes with a policy and report success with its 95 % Wilson "
+        "interval. The same call gives the same numbers. Settings of the scene can be changed: "
+        "--controller_hz 500, --task Lift, ...",
     )
-    parser.add_argument("--policy", required=True, metavar="FOLDER", help="a checkpoint's folder")
+    parser.add_argument("--policy", required=True, metavar="NAME", help=POLICY_HELP)
+    _add_episode_options(parser)
+    parser.add_argument(
+        "--ablate",
+        choices=("none", "image", "prompt"),
+        default="none",
+        help="what the policy is not told: a grey image, or always the facts of the beginning",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.set_defaults(run=_eval, takes_recipe=True)
+
+
+def _add_episode_options(parser: argparse.ArgumentParser) -> None:
+    """Which episodes are played, and how."""
     parser.add_argument("--num_eval_episodes", type=_count, default=10, metavar="N")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="validation",
+        help="whose episodes; a policy is chosen by validation and measured by test episodes "
+        "(default: validation)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides the episodes (default: 0)")
     parser.add_argument(
         "--greedy",
@@ -83,37 +117,73 @@ def _add_eval(commands: Any) -> None:
         help="take the most probable word, else sample (default: true)",
     )
     parser.add_argument("--num_envs", type=_count, default=4, help="played at once (default: 4)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
-    parser.set_defaults(run=_eval, takes_recipe=False)
 
 
-def _eval(arguments: argparse.Namespace, _: list[str]) -> int:
-    import torch
-    from tqdm import tqdm
-    from transformers.utils.logging import disable_progress_bar
-
-    from vlm_agent.learning.checkpoints import load_policy
-    from vlm_agent.learning.evaluation import evaluate, summarize
-    from vlm_agent.robot.pool import EnvPool
-
+def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
     _check_writable(arguments.json)
-    disable_progress_bar()  # of loading weights
-    policy, env, gamma = load_policy(arguments.policy)
-    policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    count = arguments.num_eval_episodes
-    with (
-        EnvPool(env, min(arguments.num_envs, count), gamma=gamma) as pool,
-        tqdm(total=count, desc="evaluating", unit="episode") as bar,
-    ):
-        done = evaluate(policy, pool, range(count), arguments.seed, arguments.greedy, bar.update)
-    records = [done[number] for number in sorted(done)]
-    about = {"task": env.task, "greedy": arguments.greedy, "seed": arguments.seed}
-    result = summarize(records, policy.words, **about)
+    result = _measure(arguments.policy, arguments, rest, arguments.ablate)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     for key, value in result.items():
         if key != "episodes":
             print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")
+    return 0
+
+
+def _measure(
+    name: str, arguments: argparse.Namespace, rest: list[str], ablate: str = "none"
+) -> dict[str, Any]:
+    """What a policy reaches on the episodes that the command line asks for."""
+    import dataclasses
+
+    from tqdm import tqdm
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.learning.players import load_player, measure
+    from vlm_agent.recipes import override_env
+
+    disable_progress_bar()  # of loading weights
+    player = load_player(name, ablate)  # type: ignore[arg-type]
+    player = dataclasses.replace(player, env=override_env(player.env, rest))
+    count = arguments.num_eval_episodes
+    with tqdm(total=count, desc=f"evaluating {name}", unit="episode") as bar:
+        return measure(
+            player,
+            count,
+            arguments.seed,
+            arguments.greedy,
+            arguments.split,
+            arguments.num_envs,
+            bar.update,
+        )
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="compare policies on the same episodes",
+        description="Play the same episodes with each policy and compare each with the first, by "
+        "McNemar's exact test. A file that eval --json wrote is taken as it is.",
+    )
+    parser.add_argument("policies", nargs="+", metavar="NAME|FILE.json", help=POLICY_HELP)
+    _add_episode_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    parser.set_defaults(run=_compare, takes_recipe=True)
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.learning.comparison import compare, comparison_table
+    from vlm_agent.learning.evaluation import read_result
+
+    _check_writable(arguments.json)
+    results = [
+        read_result(Path(name)) if name.endswith(".json") else _measure(name, arguments, rest)
+        for name in arguments.policies
+    ]
+    rows = compare(results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(comparison_table(rows))
     return 0
 
 

@@ -114,6 +114,13 @@ class PPOConfig:
     critic_warmup_updates: Annotated[int, Field(ge=0)] = setting(
         0, "updates at the start in which only the value head learns"
     )
+    curriculum: Literal["none", "reverse"] = setting(
+        "none",
+        "reverse: episodes begin on the way of the expert's demonstrations, at first near "
+        "success, and earlier when the policy succeeds",
+    )
+    curriculum_threshold: Fraction = setting(0.7, "success rate at which they begin earlier")
+    curriculum_stride: Count = setting(3, "by how many words")
     save_freq: Count = setting(10_000, "timesteps between checkpoints")
     eval_freq: Count = setting(10_000, "timesteps between evaluations")
     num_eval_episodes: Annotated[int, Field(ge=0)] = setting(
@@ -334,6 +341,29 @@ def _parse_arguments(argv: list[str], prog: str) -> tuple[str | None, dict[str, 
     raw = vars(namespace)
     config = raw.pop("config", None)
     return config, {key: _from_text(key, value) for key, value in raw.items()}, problems
+
+
+def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
+    """A scene with settings changed by ``--key value`` words of a command line.
+
+    Raises:
+        UserError: Naming every word that is no setting of the scene, or no value for it.
+    """
+    keys = [field.name for field in dataclasses.fields(EnvConfig)]
+    found: dict[str, str] = {}
+    values = dataclasses.asdict(env)
+    for option, text in zip(words[::2], words[1::2], strict=False):
+        key = option.removeprefix("--")
+        if key in keys and option.startswith("--"):
+            values[key] = _from_text(key, text)
+        else:
+            found[option] = unknown_name("option", option, [f"--{name}" for name in keys])
+    if len(words) % 2:
+        found.setdefault(words[-1], "expected --key value")
+    changed = _make_section(EnvConfig, values, found)
+    for key, problem in {**name_problems(changed.task, changed.robot), **found}.items():
+        raise UserError(f"{key}: {problem}")
+    return changed
 
 
 def _from_text(key: str, text: Any) -> Any:

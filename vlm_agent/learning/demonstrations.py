@@ -25,13 +25,15 @@ from vlm_agent.recipes import Recipe
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.demonstrate import Demonstration, demonstrate
 from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.robot.episode import Episode
+from vlm_agent.robot.oracle import Oracle
 from vlm_agent.seeding import episode_seed
 
 SHARD = 50
 """Episodes that are played for one file; a collection that was stopped goes on behind the last."""
 
-JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
-"""A third of the raw bytes' PNG would do as well, but at 1,000 episodes that is half a gigabyte."""
+JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
+"""Half the size of a PNG: 1,000 episodes are a third of a gigabyte."""
 
 SETTINGS_FILE = "demonstrations.json"
 
@@ -46,11 +48,11 @@ configs:
 
 # {task}: what a scripted expert says
 
-{kept} of {played} episodes of robosuite's `{task}` with the arm {robot}, {words} words in all, made
-by `vlm-agent demos`. Each row is one moment: what the camera in the robot's hand sees (`image`), the
-facts that a prompt may tell ({facts}), the expert's `word`, the word that was `said` (with
-probability {noise} a burst of random words happens instead of the expert's), and the `episode` with
-its reset `seed`. Episodes that did not end with the task solved are left out.
+{kept} of {played} episodes of robosuite's `{task}` with the arm {robot}, {words} words in all,
+made by `vlm-agent demos`. Each row is one moment: what the camera in the robot's hand sees
+(`image`), the facts that a prompt may tell ({facts}), the expert's `word`, the word that was `said`
+(with probability {noise} a burst of random words happens instead of the expert's), and the
+`episode` with its reset `seed`. Episodes that did not end with the task solved are left out.
 
 ```python
 from datasets import load_dataset
@@ -115,16 +117,12 @@ def collect_demonstrations(recipe: Recipe) -> Path:
     count = recipe.imitation.num_demo_episodes
     shards = [range(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
     missing = [shard for shard in shards if not _shard_path(folder, shard).is_file()]
-    workers = recipe.ppo.num_workers or len(os.sched_getaffinity(0))
     numbers = [number for shard in missing for number in shard]
-    with (
-        tqdm(total=count, initial=count - len(numbers), desc="demonstrating", unit="episode") as bar,
-        ProcessPoolExecutor(
-            workers, mp.get_context("spawn"), _start, (recipe.env, recipe.imitation.demo_noise)
-        ) as processes,
-    ):
-        seeds = [episode_seed("train", recipe.ppo.seed, "demo", number) for number in numbers]
-        played = processes.map(_play, seeds)
+    seeds = [episode_seed("train", recipe.ppo.seed, "demo", number) for number in numbers]
+    noise, workers = recipe.imitation.demo_noise, recipe.ppo.num_workers
+    played = play_in_parallel(recipe.env, seeds, noise, workers)
+    done = count - len(numbers)
+    with tqdm(total=count, initial=done, desc="demonstrating", unit="episode") as bar:
         for shard in missing:
             episodes = []
             for number in shard:
@@ -135,6 +133,29 @@ def collect_demonstrations(recipe: Recipe) -> Path:
     return folder
 
 
+def play_in_parallel(
+    config: EnvConfig, seeds: Sequence[int], noise: float = 0.0, workers: int = 0
+) -> Iterator[Demonstration]:
+    """The expert's episodes of these seeds, in order.
+
+    Args:
+        config: The scene.
+        seeds: One per episode.
+        noise: As for :func:`vlm_agent.robot.demonstrate.demonstrate`.
+        workers: Processes; 0 for one per core.
+    """
+    if not seeds:
+        return
+    Oracle.check(config)
+    count = min(len(seeds), workers or len(os.sched_getaffinity(0)))
+    context = mp.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _start, (config, noise)) as processes:
+        try:
+            yield from processes.map(_play, seeds)
+        finally:
+            processes.shutdown(cancel_futures=True)
+
+
 _env: LanguageActionEnv
 _noise: float
 
@@ -143,6 +164,7 @@ def _start(config: EnvConfig, noise: float) -> None:
     """Make a process's environment."""
     global _env, _noise
     end_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ.setdefault("LP_NUM_THREADS", "0")  # as in a pool's workers
     _env, _noise = LanguageActionEnv(config), noise
 
@@ -244,8 +266,8 @@ def _tables(folder: Path, columns: list[str]) -> Iterator[Any]:
         yield pq.read_table(path, columns=columns)
 
 
-def read_demonstrations(recipe: Recipe) -> Labelled:
-    """The first ``num_demo_episodes`` episodes of a recipe's demonstrations.
+def _wanted_tables(recipe: Recipe) -> list[Any]:
+    """The rows of the recipe's demonstrations.
 
     Raises:
         UserError: There are none, too few, or those of another recipe.
@@ -257,24 +279,49 @@ def read_demonstrations(recipe: Recipe) -> Labelled:
             "vlm-agent demos --config RECIPE"
         )
     _prepare(folder, recipe)
-    wanted, ends = recipe.imitation.num_demo_episodes, [0]
-    parts = []
+    wanted, there = recipe.imitation.num_demo_episodes, 0
+    tables = []
     for path in sorted((folder / "data").glob("train-*.parquet")):
-        ends.append(int(path.stem.split("-")[2]))
+        there = int(path.stem.split("-")[2])
         table = pq.read_table(path)
-        table = table.filter(np.asarray(table["episode"]) < wanted)
-        frames = [_decode(cell["bytes"].as_py()) for cell in table["image"]]
-        facts = np.stack([table[fact].to_numpy() for fact in FACTS], -1)
-        if frames:
-            parts.append(Labelled(Observations(np.stack(frames), facts), table["word"].to_numpy()))
-    if max(ends) < wanted:
+        tables.append(table.filter(np.asarray(table["episode"]) < wanted))
+    if there < wanted:
         raise UserError(
-            f"demonstrations: {max(ends)} of num_demo_episodes ({wanted}) are in {str(folder)!r}; "
+            f"demonstrations: {there} of num_demo_episodes ({wanted}) are in {str(folder)!r}; "
             "collect the rest with: vlm-agent demos --config RECIPE"
         )
-    if not parts:
+    if not sum(len(table) for table in tables):
         raise UserError(f"demonstrations: the expert solved none of those in {str(folder)!r}")
+    return tables
+
+
+def read_demonstrations(recipe: Recipe) -> Labelled:
+    """The first ``num_demo_episodes`` episodes of a recipe's demonstrations.
+
+    Raises:
+        UserError: There are none, too few, or those of another recipe.
+    """
+    parts = []
+    for table in _wanted_tables(recipe):
+        if len(table):
+            frames = np.stack([_decode(cell["bytes"].as_py()) for cell in table["image"]])
+            facts = np.stack([table[fact].to_numpy() for fact in FACTS], -1)
+            parts.append(Labelled(Observations(frames, facts), table["word"].to_numpy()))
     return Labelled.concatenate(parts)
+
+
+def read_episodes(recipe: Recipe) -> list[Episode]:
+    """The same demonstrations as seeds and the words that were said.
+
+    Raises:
+        UserError: As for :func:`read_demonstrations`.
+    """
+    episodes = []
+    for table in _wanted_tables(recipe):
+        for number in np.unique(table["episode"].to_numpy()):
+            rows = table.filter(np.asarray(table["episode"]) == number)
+            episodes.append(Episode(rows["seed"][0].as_py(), tuple(rows["said"].to_pylist())))
+    return episodes
 
 
 def _decode(data: bytes) -> np.ndarray:

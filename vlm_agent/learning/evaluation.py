@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,34 +13,45 @@ from accelerate.utils import gather_object
 from scipy import stats
 from tqdm import tqdm
 
+from vlm_agent.errors import UserError
 from vlm_agent.learning.rollout import EpisodeRecord
 from vlm_agent.observations import Observations
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.robot.scene import Stage
-from vlm_agent.seeding import derive_rng, derive_seed
+from vlm_agent.seeding import Split, derive_rng, episode_seed
+
+Speaker = Callable[[Observations, np.ndarray | None], np.ndarray]
+"""From B observations and uniform numbers (B,) (``None``: be greedy) to action indices (B,)."""
+
+
+def speaker(policy: VLMPolicy) -> Speaker:
+    """A policy as something that speaks."""
+    return lambda observations, uniforms: act(policy, observations, uniforms).actions
 
 
 def evaluate(
-    policy: VLMPolicy,
+    speak: Speaker,
     pool: EnvPool,
     numbers: Iterable[int],
     seed: int,
     greedy: bool,
+    split: Split = "validation",
     on_episode: Callable[[], object] = lambda: None,
 ) -> dict[int, EpisodeRecord]:
-    """Play episodes with a policy.
+    """Play episodes.
 
-    Episode ``n`` has the seed ``derive_seed(seed, "eval", n)`` and its own random numbers, so it
+    Episode ``n`` has the seed ``episode_seed(split, seed, n)`` and its own random numbers, so it
     does not matter which environment plays it, or in which company.
 
     Args:
-        policy: The policy.
+        speak: Chooses the words.
         pool: The environments; what was running in them is forgotten.
         numbers: Which episodes to play.
         seed: The evaluation's seed.
         greedy: Take the most probable word instead of sampling.
+        split: Whose episodes.
         on_episode: Called after each episode, for progress bars.
 
     Returns:
@@ -55,7 +68,7 @@ def evaluate(
         if begun:
             playing |= begun
             for slot, number in begun.items():
-                records[slot] = EpisodeRecord(derive_seed(seed, "eval", number))
+                records[slot] = EpisodeRecord(episode_seed(split, seed, number))
             fresh = pool.reset({slot: records[slot].episode for slot in begun})
             seen |= {slot: fresh[i] for i, slot in enumerate(begun)}
         slots = sorted(playing)
@@ -63,7 +76,7 @@ def evaluate(
         if not greedy:
             draws = [_draw(seed, playing[slot], len(records[slot].actions)) for slot in slots]
             uniforms = np.array(draws)
-        actions = act(policy, Observations.stack([seen[slot] for slot in slots]), uniforms).actions
+        actions = speak(Observations.stack([seen[slot] for slot in slots]), uniforms)
         led_to = pool.step({slot: int(actions[i]) for i, slot in enumerate(slots)})
         for i, slot in enumerate(slots):
             records[slot].add(int(actions[i]), led_to.rewards[i], led_to.infos[i])
@@ -82,7 +95,7 @@ def evaluate_over_ranks(
     seed: int,
     greedy: bool,
 ) -> list[EpisodeRecord]:
-    """:func:`evaluate` with the episodes shared among all ranks; every rank gets all of them."""
+    """Play validation episodes, shared among all ranks; every rank gets all of them."""
     rank, ranks = accelerator.process_index, accelerator.num_processes
     with tqdm(
         total=num_episodes,
@@ -92,7 +105,9 @@ def evaluate_over_ranks(
         disable=not accelerator.is_main_process,
     ) as bar:
         mine = range(rank, num_episodes, ranks)
-        played = evaluate(policy, pool, mine, seed, greedy, lambda: bar.update(ranks))
+        played = evaluate(
+            speaker(policy), pool, mine, seed, greedy, on_episode=lambda: bar.update(ranks)
+        )
     everyone = dict(gather_object(list(played.items())))
     return [everyone[number] for number in sorted(everyone)]
 
@@ -158,3 +173,18 @@ def summarize(
             for r in records
         ],
     }
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What an evaluation wrote.
+
+    Raises:
+        UserError: The file is missing or holds no evaluation.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"no evaluation in {str(path)!r}: {error}") from None
+    if not isinstance(result, dict) or not {"policy", "split", "episodes"} <= result.keys():
+        raise UserError(f"no evaluation in {str(path)!r}: vlm-agent eval --json FILE writes one")
+    return result

@@ -101,9 +101,7 @@ class ImitationTrainer:
         with self._progress_bar(total, f"learning {stage}", "batch") as bar:
             for epoch in range(epochs):
                 steps = []
-                rng = derive_rng(
-                    self.recipe.ppo.seed, stage, self.accelerator.process_index, epoch
-                )
+                rng = derive_rng(self.recipe.ppo.seed, stage, self.accelerator.process_index, epoch)
                 order = rng.permutation(len(known))[: batches * size].reshape(batches, size)
                 for index in order:
                     self._set_learning_rate(peak * warmup_and_decay(done / total))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vlm_agent.learning.curriculum import ReverseCurriculum
 from vlm_agent.learning.features import FeatureCache
 from vlm_agent.observations import Observations
 from vlm_agent.policy.decisions import act, predict_values
@@ -123,6 +124,7 @@ class RolloutCollector:
         rank: This process's index; every rank has its own episodes.
         groups: How many groups.
         feature_bytes: How much memory the image features of a rollout may take.
+        curriculum: Where episodes begin, if not at their beginning.
 
     Attributes:
         model_seconds: Time spent in the policy so far.
@@ -135,11 +137,13 @@ class RolloutCollector:
         rank: int,
         groups: int = 1,
         feature_bytes: float = 0.0,
+        curriculum: ReverseCurriculum | None = None,
     ) -> None:
         self.feature_bytes = feature_bytes
         self.pool = pool
         self.seed = seed
         self.rank = rank
+        self.curriculum = curriculum
         self.groups = np.array_split(np.arange(pool.num_envs), min(groups, pool.num_envs))
         self.words_said = 0  # per environment, since the run began
         self.episodes_begun = [0] * pool.num_envs
@@ -159,7 +163,7 @@ class RolloutCollector:
             RuntimeError: The replay gave another picture than the first time.
         """
         if not self.running:
-            self.running = [EpisodeRecord(self._next_seed(i)) for i in range(self.pool.num_envs)]
+            self.running = [self._next_record(i) for i in range(self.pool.num_envs)]
             self.episodes_begun = [1] * self.pool.num_envs
         again = self.pool.reset({i: record.episode for i, record in enumerate(self.running)})
         before = self._observations
@@ -217,7 +221,7 @@ class RolloutCollector:
         said = self._timed(act, policy, seen, uniforms)
         self.pool.start_step(
             {int(i): int(action) for i, action in zip(group, said.actions, strict=True)},
-            {int(i): Episode(self._next_seed(i), ()) for i in group},
+            {int(i): self._next_record(i).episode for i in group},
         )
         buffer.observations.frames[step, group] = seen.frames
         buffer.observations.facts[step, group] = seen.facts
@@ -250,7 +254,7 @@ class RolloutCollector:
             )
             if led_to.terminated[n] or led_to.truncated[n]:
                 finished.append(self.running[i])
-                self.running[i] = EpisodeRecord(self._next_seed(i))
+                self.running[i] = self._next_record(i)
                 self.episodes_begun[i] += 1
         return finished
 
@@ -260,10 +264,13 @@ class RolloutCollector:
         self.model_seconds += time.perf_counter() - began
         return result
 
-    def _next_seed(self, env: int) -> int:
-        """The seed of the episode that an environment begins next."""
-        number = self.episodes_begun[env]
-        return episode_seed("train", self.seed, "rollout", self.rank, int(env), number)
+    def _next_record(self, env: int) -> EpisodeRecord:
+        """The episode that an environment begins next."""
+        place = self.rank, int(env), self.episodes_begun[env]
+        if self.curriculum is not None:
+            begun = self.curriculum.start(*place)
+            return EpisodeRecord(begun.seed, list(begun.actions))
+        return EpisodeRecord(episode_seed("train", self.seed, "rollout", *place))
 
     def seconds(self) -> dict[str, float]:
         """Time spent so far: the workers' on physics and rendering (summed), and this process's
@@ -289,15 +296,20 @@ class RolloutCollector:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the episodes stand, as plain JSON values."""
-        return {
+        state = {
             "words_said": self.words_said,
             "episodes_begun": list(self.episodes_begun),
             "running": [vars(record) for record in self.running],
         }
+        if self.curriculum is not None:
+            state["curriculum"] = self.curriculum.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The opposite of :meth:`state_dict`; the next rollout goes on from there."""
         self.words_said = state["words_said"]
         self.episodes_begun = list(state["episodes_begun"])
         self.running = [EpisodeRecord(**record) for record in state["running"]]
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
         self._observations, self._away = None, True

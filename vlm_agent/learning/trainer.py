@@ -18,6 +18,7 @@ from vlm_agent.learning.checkpoints import (
     load_trainer_state,
     save_checkpoint,
 )
+from vlm_agent.learning.curriculum import make_curriculum
 from vlm_agent.learning.evaluation import episode_rates, evaluate_over_ranks, summarize
 from vlm_agent.learning.ranks import shares_over_ranks
 from vlm_agent.learning.reference import ReferencePolicy
@@ -76,6 +77,7 @@ class PPOTrainer:
             accelerator.process_index,
             self.ppo.rollout_groups,
             self.ppo.feature_cache_gb * 2**30,
+            make_curriculum(recipe),
         )
         reference = None
         if self.ppo.kl_coef:
@@ -171,7 +173,11 @@ class PPOTrainer:
         """Write one update's metrics, of all ranks, and show the most telling ones."""
         words = self.policy.words
         shares = shares_over_ranks(rollout.actions, len(words))
-        rates = episode_rates(gather_object(episodes))
+        everyone = gather_object(episodes)
+        rates = episode_rates(everyone)
+        if (curriculum := self.collector.curriculum) is not None:
+            curriculum.learn([record.success for record in everyone])
+            measured = measured | {"curriculum_share": curriculum.share}
         if self.accelerator.is_main_process:
             self.log.write(
                 {

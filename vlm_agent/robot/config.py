@@ -49,3 +49,15 @@ class EnvConfig:
     success_bonus: Annotated[float, Field(ge=0)] = setting(
         2.0, "added to the progress reward on success"
     )
+    camera_shift: Annotated[float, Field(ge=-0.2, le=0.2)] = setting(
+        0.0, "metres by which the hand's camera is moved to its right: a test of robustness"
+    )
+    camera_tilt: Annotated[float, Field(ge=-45, le=45)] = setting(
+        0.0, "degrees by which it is tilted upwards"
+    )
+    object_colour: Literal["own", "red", "green", "blue"] = setting(
+        "own", "the colour of the object that is handled"
+    )
+    light: Annotated[float, Field(ge=0, le=3)] = setting(
+        1.0, "brightness of all lights, as a factor"
+    )

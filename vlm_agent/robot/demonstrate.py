@@ -24,16 +24,20 @@ class Demonstration:
         episode: Seed and the words that were said, the random ones among them.
         observations: What was seen before each word: frames (T, H, W, 3), facts (T, F).
         expert_actions: What the expert said there, int64 (T,).
+        episode_return: Undiscounted sum of the rewards.
         success: Whether the task was solved.
+        stage: The highest stage, a lower-case name of :class:`vlm_agent.robot.scene.Stage`.
     """
 
     episode: Episode
     observations: Observations
     expert_actions: np.ndarray
+    episode_return: float
     success: bool
+    stage: str
 
 
-def demonstrate(env: LanguageActionEnv, seed: int, noise: float) -> Demonstration:
+def demonstrate(env: LanguageActionEnv, seed: int, noise: float = 0.0) -> Demonstration:
     """Play an episode with the expert, which random words lead astray now and then.
 
     A pupil that only saw the expert's own states would not know how to come back to them; so the
@@ -48,7 +52,7 @@ def demonstrate(env: LanguageActionEnv, seed: int, noise: float) -> Demonstratio
     observation, _ = env.reset(seed=seed)
     oracle, rng = Oracle(env), derive_rng(seed, "noise")
     seen, labels, said = [], [], []
-    burst, ended = 0, False
+    burst, episode_return, ended = 0, 0.0, False
     while not ended:
         label = oracle.act()
         seen.append(Observations.from_env(observation))
@@ -60,8 +64,14 @@ def demonstrate(env: LanguageActionEnv, seed: int, noise: float) -> Demonstratio
             said.append(int(rng.integers(len(env.vocabulary))))
         else:
             said.append(label)
-        observation, _, terminated, truncated, _ = env.step(said[-1])
+        observation, reward, terminated, truncated, info = env.step(said[-1])
+        episode_return += reward
         ended = terminated or truncated
     return Demonstration(
-        Episode(seed, tuple(said)), Observations.stack(seen), np.array(labels), terminated
+        Episode(seed, tuple(said)),
+        Observations.stack(seen),
+        np.array(labels),
+        episode_return,
+        terminated,
+        info["stage"],
     )

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vlm_agent.actions import MOTIONS, ActionVocabulary
+from vlm_agent.robot.appearance import change_appearance
 from vlm_agent.robot.camera import EyeInHandCamera
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.scene import RobotScene, Stage
@@ -64,6 +65,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.vocabulary = ActionVocabulary()
         self.seconds = {"physics": 0.0, "rendering": 0.0}
         self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
+        change_appearance(self.scene, self.config)
         self._camera = EyeInHandCamera(self.scene, self.config.frame_size, self.config.camera)
         size, horizon = self.config.frame_size, self.config.horizon
         self.action_space = spaces.Discrete(len(MOTIONS))

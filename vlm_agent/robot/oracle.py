@@ -12,6 +12,7 @@ from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv, Observation
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.scene import RobotScene
+from vlm_agent.robot.tasks import get_task
 
 PALM_DEPTH = 0.035
 """Metres from the grip site up to where the palm would touch what stands between the fingers."""
@@ -52,12 +53,15 @@ class Oracle:
     """
 
     def __init__(self, env: LanguageActionEnv) -> None:
-        if env.scene.task.target is None:
-            raise UserError(
-                f"task: the scripted expert knows no way to solve {env.config.task!r}"
-            )
+        self.check(env.config)
         self.scene: RobotScene = env.scene
         self.step_size = env.config.step_size
+
+    @staticmethod
+    def check(config: EnvConfig) -> None:
+        """Raise ``UserError`` if the expert knows no way to solve the task."""
+        if get_task(config.task).target is None:
+            raise UserError(f"task: the scripted expert knows no way to solve {config.task!r}")
 
     def act(self) -> int:
         """The action index for the scene's present state."""

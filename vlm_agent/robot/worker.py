@@ -176,7 +176,8 @@ def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> R
     facts = _put(observation, pictures[0])
     fresh_facts = None
     if what.following is not None and (terminated or truncated):
-        observation, _ = env.reset(seed=what.following.seed)
+        following = what.following
+        observation, _ = env.reset(seed=following.seed, options={"actions": following.actions})
         fresh_facts = _put(observation, pictures[1])
     outcome = (reward, terminated, truncated, info)
     return Report(facts, env.digest(), outcome, fresh_facts)
