@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_prompt,
         _add_show,
         _add_bench,
+        _add_results,
         _add_doctor,
     ):
         add(commands)
@@ -332,6 +333,39 @@ def _check_writable(path: Path | None) -> None:
             path.touch()
         except OSError as error:
             raise UserError(f"--json {path}: cannot be written: {error}") from None
+
+
+def _add_results(commands: Any) -> None:
+    parser = commands.add_parser(
+        "results",
+        help="from nothing to the README's table of results",
+        description="Run every stage of the study that has not been run (demonstrations, warm "
+        "starts, PPO, test evaluations), then write the JSON file, the table and the curves.",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, default=Path("recipes/results/results.json"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--curves", type=Path, default=Path(".github/learning.png"))
+    parser.add_argument(
+        "--present", action="store_true", help="run nothing, write what has been evaluated so far"
+    )
+    parser.set_defaults(run=_results, takes_recipe=False)
+
+
+def _results(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.bench.results import Study, run_study, write_results
+    from vlm_agent.report.results import plot_learning_curves, write_readme
+
+    _check_writable(arguments.json)
+    if arguments.present:
+        write_results(Study(arguments.output_dir), arguments.json)
+    else:
+        run_study(arguments.output_dir, arguments.json)
+    results = json.loads(arguments.json.read_text())
+    write_readme(results, arguments.readme)
+    plot_learning_curves(results, arguments.curves)
+    print(f"wrote {arguments.json}, {arguments.readme}, {arguments.curves}")
+    return 0
 
 
 def _add_doctor(commands: Any) -> None:

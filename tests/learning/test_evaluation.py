@@ -5,7 +5,13 @@ import pytest
 from tests.learning.worlds import ColourPool
 from vlm_agent.actions import DEFAULT_WORDS
 from vlm_agent.learning import evaluation as evaluation_module
-from vlm_agent.learning.evaluation import episode_rates, evaluate, summarize, wilson_interval
+from vlm_agent.learning.evaluation import (
+    episode_rates,
+    evaluate,
+    speaker,
+    summarize,
+    wilson_interval,
+)
 from vlm_agent.learning.rollout import EpisodeRecord
 from vlm_agent.policy.decisions import act
 
@@ -24,7 +30,7 @@ def test_no_episodes_say_nothing():
     assert set(episode_rates([]).values()) == {None}
 
 
-def test_rates_count_each_stage_as_having_passed_the_ones_before():
+def test_rates_count_each_stage_as_having_pas_the_ones_before():
     stages = ["none", "reached", "grasped", "lifted", "placed"]
     records = [
         EpisodeRecord(i, [0] * (i + 1), float(i), stage == "placed", stage)
@@ -41,9 +47,9 @@ def test_rates_count_each_stage_as_having_passed_the_ones_before():
 @pytest.mark.parametrize("greedy", [True, False])
 def test_result_depends_neither_on_the_number_of_environments_nor_on_sharing(policy, greedy):
     policy.eval()
-    alone = evaluate(policy, ColourPool(1), range(5), 7, greedy)
-    together = evaluate(policy, ColourPool(3), range(5), 7, greedy)
-    shared = evaluate(policy, ColourPool(2), [1, 3], 7, greedy)
+    alone = evaluate(speaker(policy), ColourPool(1), range(5), 7, greedy)
+    together = evaluate(speaker(policy), ColourPool(3), range(5), 7, greedy)
+    shared = evaluate(speaker(policy), ColourPool(2), [1, 3], 7, greedy)
     assert sorted(alone) == sorted(together) == [0, 1, 2, 3, 4]
     assert alone == together
     assert shared == {n: alone[n] for n in (1, 3)}
@@ -52,8 +58,8 @@ def test_result_depends_neither_on_the_number_of_environments_nor_on_sharing(pol
 
 def test_another_seed_plays_other_episodes(policy):
     policy.eval()
-    one = evaluate(policy, ColourPool(2), range(2), 7, False)
-    two = evaluate(policy, ColourPool(2), range(2), 8, False)
+    one = evaluate(speaker(policy), ColourPool(2), range(2), 7, False)
+    two = evaluate(speaker(policy), ColourPool(2), range(2), 8, False)
     assert {r.seed for r in one.values()}.isdisjoint(r.seed for r in two.values())
     assert [r.actions for r in one.values()] != [r.actions for r in two.values()]
 
@@ -66,5 +72,5 @@ def test_sampling_draws_another_number_for_every_episode_and_step(policy, monkey
         return act(policy, observations, uniforms)
 
     monkeypatch.setattr(evaluation_module, "act", note)
-    evaluate(policy.eval(), ColourPool(2, horizon=3), range(4), 0, greedy=False)
+    evaluate(speaker(policy.eval()), ColourPool(2, horizon=3), range(4), 0, greedy=False)
     assert len(drawn) == len(set(drawn)) == 4 * 3

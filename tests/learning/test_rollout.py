@@ -14,7 +14,7 @@ from vlm_agent.policy.decisions import act, predict_values
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
-from vlm_agent.seeding import derive_seed
+from vlm_agent.seeding import episode_seed
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_next_values_are_those_of_the_true_next_observations(speaker):
     )
     assert np.allclose(buffer.next_values[2], after, **close)
     # The one that ran out of time: the value of what it saw last, not of the fresh episode.
-    cut_off = next(r for r in finished if r.seed == derive_seed(0, "episode", 0, 2, 0))
+    cut_off = next(r for r in finished if r.seed == episode_seed("train", 0, "rollout", 0, 2, 0))
     last_seen = pool.reset({2: cut_off.episode})
     expected = predict_values(speaker, last_seen)[0]
     assert buffer.next_values[1, 2] == pytest.approx(expected, abs=1e-5)

@@ -180,6 +180,7 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
         UserError: Naming the settings that differ.
     """
     wanted = recipe.model
+    # What VLMPolicy.train_as takes from the recipe, and where the weights once came from.
     free = {"gradient_checkpointing", "freeze_vision", "detach_value", "model_revision"}
     if wanted.scoring == "auto":
         free.add("scoring")  # it was chosen when the policy was made

@@ -45,7 +45,7 @@ def _start_policy(recipe: Recipe) -> VLMPolicy:
 def _with_recipe(policy: VLMPolicy, recipe: Recipe) -> VLMPolicy:
     """A policy that was read, to be trained as the recipe says."""
     policy.recipe = recipe.to_dict()
-    policy.set_gradient_checkpointing(recipe.model.gradient_checkpointing)
+    policy.train_as(recipe.model)
     return policy
 
 

@@ -84,12 +84,22 @@ class VLMPolicy(nn.Module, SavedPolicy):
             nn.init.zeros_(self.action_head.bias)
             if not self.inner_model.config.tie_word_embeddings:
                 self._head().requires_grad_(False)  # without a gradient DDP would wait for it
+        self.train_as(config)
+
+    def train_as(self, config: ModelConfig) -> None:
+        """Take from settings what a policy may be trained with, whatever it was made with.
+
+        That is ``freeze_vision``, ``detach_value`` and ``gradient_checkpointing``.
+        """
         vision = self.family.vision_modules(self.inner_model.model)
         if config.freeze_vision:
             for module in vision:
                 module.requires_grad_(False)
         # Whether what the vision tower makes of a frame stays the same while training.
         self.vision_is_frozen = not any(p.requires_grad for m in vision for p in m.parameters())
+        self.config = dataclasses.replace(
+            self.config, freeze_vision=config.freeze_vision, detach_value=config.detach_value
+        )
         self.set_gradient_checkpointing(config.gradient_checkpointing)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:

@@ -1,0 +1,42 @@
+"""Paired comparison, against hand arithmetic."""
+
+import pytest
+
+from vlm_agent.errors import UserError
+from vlm_agent.learning.comparison import compare, comparison_table, mcnemar
+from vlm_agent.learning.evaluation import summarize
+from vlm_agent.learning.rollout import EpisodeRecord
+
+
+def result(name: str, solved: list[int], first_seed: int = 0) -> dict:
+    records = [
+        EpisodeRecord(first_seed + i, [0] * 10, 0.0, bool(success))
+        for i, success in enumerate(solved)
+    ]
+    return summarize(records, ["a"], policy=name, split="test")
+
+
+def test_mcnemar_against_the_binomial_sum():
+    # Eight of ten undecided episodes fall to the second: 2 (1 + 10 + 45) / 2^10.
+    first = [True] * 5 + [True] * 2 + [False] * 8 + [False] * 5
+    second = [True] * 5 + [False] * 2 + [True] * 8 + [False] * 5
+    assert mcnemar(first, second) == (2, 8, pytest.approx(2 * 56 / 1024))
+
+
+def test_policies_that_solve_the_same_do_not_differ():
+    assert mcnemar([True, False], [True, False]) == (0, 0, 1.0)
+
+
+def test_each_is_compared_with_the_first():
+    rows = compare([result("a", [1, 0, 0, 0]), result("b", [1, 1, 1, 0]), result("a", [1, 0, 0, 0])])
+    assert [row["difference"] for row in rows] == [0.0, 0.5, 0.0]
+    assert (rows[1]["only_first"], rows[1]["only_this"], rows[1]["p_value"]) == (0, 2, 0.5)
+    table = comparison_table(rows)
+    assert "+0.500" in table.splitlines()[2]
+    assert "2/0" in table.splitlines()[2]
+    assert "4 test episodes" in table
+
+
+def test_other_episodes_cannot_be_compared():
+    with pytest.raises(UserError, match="a and b did not play the same episodes"):
+        compare([result("a", [1, 0]), result("b", [1, 0], first_seed=5)])

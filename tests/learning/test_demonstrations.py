@@ -1,0 +1,104 @@
+"""Demonstrations: collected by the command, read by the hub's library and by the trainer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from vlm_agent import cli
+from vlm_agent.actions import DEFAULT_WORDS
+from vlm_agent.errors import UserError
+from vlm_agent.learning import demonstrations
+from vlm_agent.learning.demonstrations import read_demonstrations, read_episodes
+from vlm_agent.recipes import Recipe, load_recipe
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.demonstrate import demonstrate
+from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.seeding import episode_seed
+
+SETTINGS = [
+    "--config", str(ROOT / "recipes" / "starter.yaml"),
+    "--task", "Lift", "--frame_size", "56", "--horizon", "40",
+    "--num_demo_episodes", "3", "--demo_noise", "0.2", "--seed", "4",
+]  # fmt: skip
+
+
+def recipe_for(folder: Path, *changes: str) -> Recipe:
+    return load_recipe([*SETTINGS, "--output_dir", str(folder), *changes])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("demos")
+    assert cli.main(["demos", *SETTINGS, "--output_dir", str(output)]) == 0
+    return output / "demonstrations" / "starter"
+
+
+def test_they_are_what_the_expert_plays(folder: Path):
+    recipe = recipe_for(folder.parent.parent)
+    read, episodes = read_demonstrations(recipe), read_episodes(recipe)
+    env = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, horizon=40))
+    played = [demonstrate(env, episode_seed("train", 4, "demo", n), 0.2) for n in range(3)]
+    env.close()
+    played = [one for one in played if one.success]
+    assert [one.episode for one in played] == episodes
+    facts = np.concatenate([one.observations.facts for one in played])
+    labels = np.concatenate([one.expert_actions for one in played])
+    assert np.array_equal(read.observations.facts, facts)
+    assert np.array_equal(read.actions, labels)
+    frames = np.concatenate([one.observations.frames for one in played])
+    error = np.abs(read.observations.frames.astype(float) - frames)
+    assert error.mean() < 2  # of 255: they are stored as JPEG
+
+
+def test_the_hubs_library_reads_them(folder: Path, tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
+    assert rows[0]["image"].size == (56, 56)
+    assert rows.features["word"].names == list(DEFAULT_WORDS)
+    assert {"gripper_closed", "last_action", "episode", "seed", "said"} <= set(rows.features)
+    assert rows["step"][:3] == [0, 1, 2]
+    assert len({*rows["episode"]}) == len({*rows["seed"]})
+
+
+def test_the_card_says_what_is_in_it(folder: Path):
+    card = (folder / "README.md").read_text()
+    assert "data_files: data/train-*.parquet" in card
+    assert "of 3 episodes of robosuite's `Lift`" in card
+
+
+def test_what_is_there_is_not_played_again(folder: Path, monkeypatch):
+    def refuse(config, seeds, *others):
+        assert not seeds
+        return iter(())
+
+    monkeypatch.setattr(demonstrations, "play_in_parallel", refuse)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    demonstrations.collect_demonstrations(recipe_for(folder.parent.parent))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--demo_noise", "0.1"], "were made with another demo_noise"),
+        (["--task", "Stack"], "were made with another task"),
+        (["--num_demo_episodes", "4"], "3 of num_demo_episodes \\(4\\)"),
+        (["--run_name", "other"], "there are none"),
+    ],
+)
+def test_other_or_missing_ones_are_refused(folder: Path, changes, message):
+    with pytest.raises(UserError, match=message):
+        read_demonstrations(recipe_for(folder.parent.parent, *changes))
+
+
+def test_a_task_without_expert_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="no way to solve 'Door'"):
+        demonstrations.collect_demonstrations(recipe_for(tmp_path, "--task", "Door"))
+
+
+def test_settings_are_kept_with_them(folder: Path):
+    settings = json.loads((folder / "demonstrations.json").read_text())
+    assert (settings["task"], settings["seed"], settings["demo_noise"]) == ("Lift", 4, 0.2)

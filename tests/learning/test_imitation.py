@@ -1,0 +1,140 @@
+"""The warm start, in a world where a colour says which word the expert would say."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests.learning.runs import fresh_policy, metrics_of, trainer_for
+from tests.learning.worlds import ColourPool
+from vlm_agent.errors import UserError
+from vlm_agent.learning import imitation
+from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
+from vlm_agent.learning.demonstrations import Labelled
+from vlm_agent.learning.imitation import ImitationTrainer, warmup_and_decay
+from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.learning.run import _start_policy
+from vlm_agent.observations import Observations
+from vlm_agent.policy.decisions import act
+from vlm_agent.recipes import Recipe
+
+SETTINGS = {
+    "sft_epochs": 6,
+    "sft_batch_size": 16,
+    "sft_learning_rate": 2e-3,
+    "dagger_rounds": 1,
+    "dagger_words": 64,
+    "dagger_epochs": 2,
+    "num_envs": 8,
+    "num_eval_episodes": 4,
+    "value_learning_rate": 3e-3,
+}
+
+
+class ExpertPool(ColourPool):
+    """Tells the right word of the picture that a word was said on."""
+
+    def start_step(self, actions, following=None):
+        self.experts = [self.RIGHT[self._colour(slot)] for slot in actions]
+        super().start_step(actions, following)
+
+    def finish_step(self):
+        batch = super().finish_step()
+        for info, word in zip(batch.infos, self.experts, strict=True):
+            info["expert_action"] = word
+        return batch
+
+
+def known(count: int = 64) -> Labelled:
+    """Demonstrations: pictures of the two colours with their right words."""
+    colours = np.arange(count) % 2
+    frames = np.array(ColourPool.COLOURS, np.uint8)[colours][:, None, None]
+    frames = np.broadcast_to(frames, (count, 56, 56, 3)).copy()
+    facts = np.tile(np.array([0, 8, 0, 1], np.int32), (count, 1))
+    return Labelled(Observations(frames, facts), np.array(ColourPool.RIGHT)[colours])
+
+
+def imitation_for(recipe: Recipe) -> ImitationTrainer:
+    RunFolders(recipe).prepare(recipe)
+    pool = ExpertPool(recipe.ppo.num_envs)
+    return ImitationTrainer(recipe, Accelerator(cpu=True), fresh_policy(recipe), pool)
+
+
+@pytest.fixture
+def trained(recipe_for, monkeypatch) -> ImitationTrainer:
+    monkeypatch.setattr(imitation, "read_demonstrations", lambda recipe: known())
+    trainer = imitation_for(recipe_for(**SETTINGS, rollout_groups=1))
+    trainer.train()
+    return trainer
+
+
+def test_it_learns_the_experts_words_and_the_pupils_returns(trained: ImitationTrainer):
+    moments = known(8)
+    assert np.array_equal(act(trained.policy.eval(), moments.observations).actions, moments.actions)
+    metrics = metrics_of(trained.recipe)
+    stages = [row["stage"] for row in metrics]
+    round_1 = "DAgger round 1"
+    assert stages == ["demonstrations"] * 6 + [f"{round_1}: the pupil speaks"] + [round_1] * 2 + [
+        "value head: the pupil speaks",
+        "value head",
+    ]
+    assert metrics[0]["loss"] > 1.0 > metrics[5]["loss"]
+    assert metrics[6]["agreement"] > 0.5
+    assert len(trained.evaluations) == 2
+    # A right word earns 1, four times in an episode: the value at its start is about 4 words'.
+    collector = RolloutCollector(ColourPool(8), seed=5, rank=0)
+    values = collector.collect_rollout(trained.policy, 1)[0].values
+    assert values.mean() > 0.5
+
+
+def test_the_loss_is_the_cross_entropy_of_the_policys_scores(recipe_for):
+    trainer = imitation_for(recipe_for(**SETTINGS))
+    batch = known(4)
+    log_probs = trainer.policy(**trainer.policy.encode(batch.observations)).logits.log_softmax(-1)
+    expected = -sum(log_probs[i, word] for i, word in enumerate(batch.actions)) / 4
+    before = {k: v.clone() for k, v in trainer.policy.value_head.state_dict().items()}
+    trainer._set_learning_rate(1e-3)
+    stats = trainer._step(batch)
+    assert stats["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+    after = trainer.policy.value_head.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_warming_the_value_head_changes_nothing_else(recipe_for):
+    trainer = imitation_for(recipe_for(**SETTINGS, rollout_groups=1))
+    before = {k: v.clone() for k, v in trainer.policy.state_dict().items()}
+    trainer.warm_value_head()
+    changed = {k for k, v in trainer.policy.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(name.startswith("value_head.") for name in changed)
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    assert [warmup_and_decay(x) for x in (0.0, 0.025, 0.05, 0.525, 1.0)] == pytest.approx(
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    )
+
+
+def test_ppo_starts_from_what_the_warm_start_leaves(trained: ImitationTrainer, recipe_for):
+    final = str(RunFolders(trained.recipe).final)
+    recipe = recipe_for(init_from=final, run_name="ppo", detach_value=True, freeze_vision=True)
+    policy = _start_policy(recipe)
+    mine, saved = policy.state_dict(), trained.policy.state_dict()
+    assert all(torch.equal(mine[name], saved[name]) for name in saved)
+    assert policy.config.detach_value
+    assert policy.vision_is_frozen
+    assert policy.recipe["init_from"] == final
+    trainer = trainer_for(recipe, policy)
+    trainer.train()
+    assert metrics_of(recipe)[0]["first_ratio_error"] < 1e-5
+
+
+def test_a_policy_of_another_kind_is_no_start(trained: ImitationTrainer, recipe_for):
+    for settings, named in (
+        ({"use_peft": True}, "use_peft"),
+        ({"value_head_width": 8}, "value_head_width"),
+        ({"prompt_template": "prompts/default.jinja"}, "prompt_template"),
+        ({"action_words": list("abcdefgh")}, "action_words"),
+    ):
+        with pytest.raises(UserError, match=f"init_from: x is a policy that differs in.*{named}"):
+            check_same_policy("init_from: x", trained.policy, recipe_for(**settings))

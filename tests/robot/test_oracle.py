@@ -1,0 +1,135 @@
+"""The scripted expert, and what it is asked for when others speak."""
+
+import numpy as np
+import pytest
+
+from vlm_agent.actions import DEFAULT_WORDS
+from vlm_agent.errors import UserError
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.demonstrate import LONGEST_BURST, demonstrate
+from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.robot.oracle import ExpertEnv, Oracle
+
+WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
+
+
+class BlindEnv(LanguageActionEnv):
+    """Draws no pictures, which is faster."""
+
+    def _observe(self):
+        return {}
+
+
+def finishes(env: LanguageActionEnv, oracle: Oracle) -> bool:
+    """Whether the expert brings the present episode to its end."""
+    terminated = truncated = False
+    while not (terminated or truncated):
+        *_, terminated, truncated, _ = env.step(oracle.act())
+    return terminated
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = BlindEnv(EnvConfig(frame_size=28))
+    yield env
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["Lift", "Stack", "PickPlaceMilk", "PickPlaceBread"])
+def test_it_solves_the_tasks_that_words_can_solve(task):
+    env = BlindEnv(EnvConfig(task=task, frame_size=28))
+    solved = []
+    for seed in (1, 2, 3):
+        env.reset(seed=seed)
+        solved.append(finishes(env, Oracle(env)))
+    env.close()
+    assert solved == [True] * 3
+
+
+def test_it_says_so_where_it_knows_no_way():
+    env = BlindEnv(EnvConfig(task="Door", frame_size=28))
+    with pytest.raises(UserError, match="no way to solve 'Door'"):
+        Oracle(env)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["close gripper"] * 3, ["down"] * 8, ["right", "down", "forward"] * 6],
+    ids=["gripper closed", "onto the table", "wrong approach"],
+)
+def test_it_recovers_from_what_others_said(env, words):
+    env.reset(seed=4, options={"actions": [WORD[word] for word in words]})
+    assert finishes(env, Oracle(env))
+
+
+def test_it_fetches_what_was_dropped(env):
+    env.reset(seed=5)
+    oracle = Oracle(env)
+    carried = env.scene.resting_height + 0.08
+    while env.scene.object_position()[2] < carried:
+        env.step(oracle.act())
+    for _ in range(3):
+        env.step(WORD["open gripper"])
+    assert env.scene.object_position()[2] < carried
+    assert finishes(env, oracle)
+
+
+def test_its_word_follows_from_the_state_alone(env):
+    """DAgger asks about states that somebody else led to."""
+    env.reset(seed=6)
+    knows_all, terminated = Oracle(env), False
+    while not terminated:
+        word = knows_all.act()
+        assert Oracle(env).act() == word
+        *_, terminated, truncated, _ = env.step(word)
+        assert not truncated
+
+
+def test_a_word_is_never_in_two_minds(env):
+    """Left and right come before forward and backward, so that like pictures have like words."""
+    env.reset(seed=7)
+    oracle = Oracle(env)
+    said = []
+    while not said or said[-1] != WORD["down"]:
+        said.append(oracle.act())
+        env.step(said[-1])
+    sideways = [word in (WORD["left"], WORD["right"]) for word in said[:-1]]
+    assert sideways == sorted(sideways, reverse=True)
+
+
+def test_expert_env_tells_the_word_for_the_state_before():
+    env = ExpertEnv(EnvConfig(task="Lift", frame_size=28))
+    env.reset(seed=3)
+    for word in (0, 5, 5, 2):
+        expected = Oracle(env).act()
+        observation, *_, info = env.step(word)
+        assert info["expert_action"] == expected
+        assert "expert_action" not in observation
+    env.close()
+
+
+def test_demonstrations_without_noise_say_what_the_expert_says(can_env):
+    played = demonstrate(can_env, seed=8)
+    assert played.success
+    assert played.stage == "placed"
+    assert list(played.episode.actions) == played.expert_actions.tolist()
+    assert len(played.observations) == len(played.episode.actions)
+    assert played.observations.frames.shape[1:] == (56, 56, 3)
+    # What was seen before the second word is what the first word led to.
+    observation, _ = can_env.reset(seed=8, options={"actions": played.episode.actions[:1]})
+    assert np.array_equal(played.observations.frames[1], observation["image"])
+
+
+def test_noise_comes_in_bursts_and_the_expert_labels_all_of_it(can_env):
+    played = demonstrate(can_env, seed=9, noise=0.3)
+    again = demonstrate(can_env, seed=9, noise=0.3)
+    assert played.episode == again.episode
+    said = np.array(played.episode.actions)
+    differs = said != played.expert_actions
+    assert 0.2 < differs.mean() < 0.95
+    # Each label is what the expert says there, whatever was said.
+    for step in np.flatnonzero(differs)[:3]:
+        can_env.reset(seed=9, options={"actions": said[:step]})
+        assert Oracle(can_env).act() == played.expert_actions[step]
+    assert LONGEST_BURST == 4

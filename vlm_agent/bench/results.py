@@ -1,0 +1,252 @@
+"""``vlm-agent results``: from nothing to the README's table, stage by stage.
+
+Each stage is a command that anyone can type. What is there already is not made again, so a study
+that was stopped goes on where it was; deleting what a stage made has it made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.bench.stages import Stage, run_stages
+from vlm_agent.learning.comparison import compare
+from vlm_agent.learning.evaluation import read_result
+
+TEST_EPISODES = 200
+ABLATION_EPISODES = 100
+SEEDS = (0, 1, 2)
+STARTER, WARM = "starter policy", "warm start"
+CAN, LIFT = "PickPlaceCan", "Lift"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the results: who is evaluated, and how.
+
+    Attributes:
+        label: The name of the row.
+        policy: What ``vlm-agent eval --policy`` takes.
+        task: The task.
+        mode: ``greedy`` or ``sampled``.
+        train_seed: Of the training run; ``None`` where nothing was trained.
+        change: Options that change the scene, or what the policy is told.
+        episodes: How many test episodes.
+    """
+
+    label: str
+    policy: str
+    task: str = CAN
+    mode: str = "greedy"
+    train_seed: int | None = None
+    change: tuple[str, ...] = ()
+    episodes: int = TEST_EPISODES
+
+    @property
+    def file(self) -> str:
+        """The name of the evaluation's file."""
+        parts = (self.label, self.task, self.mode, str(self.train_seed), *self.change)
+        return "_".join(part.strip("-").replace(" ", "-") for part in parts) + ".json"
+
+
+ROBUSTNESS: Mapping[str, tuple[str, ...]] = {
+    "controller at 500 Hz": ("--controller_hz", "500"),
+    "camera tilted by 2°": ("--camera_tilt", "2"),
+    "camera shifted by 1 cm": ("--camera_shift", "0.01"),
+    "blue can": ("--object_colour", "blue"),
+    "light at 60 %": ("--light", "0.6"),
+}
+ABLATIONS: Mapping[str, tuple[str, ...]] = {
+    "prompt alone (a grey picture)": ("--ablate", "image"),
+    "picture alone (constant facts)": ("--ablate", "prompt"),
+}
+
+
+class Study:
+    """The stages and the rows.
+
+    Args:
+        folder: Where everything is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def training(self) -> Iterator[Stage]:
+        """Demonstrations, warm starts, PPO."""
+        can, lift = self._demonstrations("warm_start"), self._demonstrations("lift_warm_start")
+        yield self._demos("warm_start", can)
+        yield self._sft("starter", can)
+        yield self._sft("warm_start", can)
+        for seed in SEEDS:
+            yield self._ppo("full_tiny", seed, "--init_from", self._final("starter"))
+        yield self._ppo("best", 0, "--init_from", self._final("warm_start"))
+        yield self._demos("lift_warm_start", lift)
+        yield self._sft("lift_warm_start", lift)
+        yield self._ppo("lift", 0)
+        yield self._ppo("lift_curriculum", 0, "--demonstrations", str(lift))
+        yield self._ppo("can_curriculum", 0, "--demonstrations", str(can))
+
+    def rows(self) -> Iterator[Row]:
+        """Everything that is evaluated."""
+        starter, warm = self._final("starter"), self._final("warm_start")
+        best = self._best("best_0")
+        yield Row("random words", "random", mode="sampled")
+        yield Row("scripted expert", "oracle")
+        for mode in ("greedy", "sampled"):
+            yield Row(STARTER, starter, mode=mode, train_seed=0)
+            for seed in SEEDS:
+                policy = self._best(f"full_tiny_{seed}")
+                yield Row("PPO from the starter policy", policy, mode=mode, train_seed=seed)
+            yield Row(WARM, warm, mode=mode, train_seed=0)
+            yield Row("PPO from the warm start", best, mode=mode, train_seed=0)
+        yield Row(WARM, self._final("lift_warm_start"), LIFT, train_seed=0)
+        yield Row("PPO from random weights", self._best("lift_0"), LIFT, train_seed=0)
+        policy = self._best("lift_curriculum_0")
+        yield Row("PPO with the reverse curriculum", policy, LIFT, train_seed=0)
+        policy = self._best("can_curriculum_0")
+        yield Row("PPO with the reverse curriculum", policy, CAN, train_seed=0)
+        for change in (*ROBUSTNESS.values(), *ABLATIONS.values()):
+            label = "PPO from the warm start"
+            yield Row(label, best, CAN, "greedy", 0, change, ABLATION_EPISODES)
+
+    def evaluations(self) -> Iterator[Stage]:
+        """One stage per row."""
+        for row in self.rows():
+            path = self.folder / "evaluations" / row.file
+            command = ["vlm_agent.cli", "eval", "--policy", row.policy, "--split", "test"]
+            command += ["--num_eval_episodes", str(row.episodes), "--num_envs", "16"]
+            command += ["--greedy", str(row.mode == "greedy").lower(), *row.change]
+            if row.policy in ("random", "oracle"):
+                command += ["--task", row.task]
+            yield Stage(f"evaluation: {row.file}", (*command, "--json", str(path)), path)
+
+    def _demonstrations(self, name: str) -> Path:
+        return self.folder / "demonstrations" / name
+
+    def _final(self, name: str) -> str:
+        return str(self.folder / "checkpoints" / f"{name}_final")
+
+    def _best(self, name: str) -> str:
+        return str(self.folder / "checkpoints" / f"{name}_best")
+
+    def _demos(self, recipe: str, folder: Path) -> Stage:
+        command = ("vlm_agent.cli", "demos", *self._config(recipe), "--demonstrations", str(folder))
+        return Stage(f"demonstrations: {recipe}", command, folder / "README.md")
+
+    def _sft(self, recipe: str, folder: Path) -> Stage:
+        command = ("vlm_agent.sft", *self._config(recipe), "--demonstrations", str(folder))
+        return Stage(f"warm start: {recipe}", command, Path(self._final(recipe)))
+
+    def _ppo(self, recipe: str, seed: int, *options: str) -> Stage:
+        name = f"{recipe}_{seed}"
+        command = ["vlm_agent.train", *self._config(recipe), "--run_name", name]
+        command += ["--seed", str(seed), *options, "--report_to", "none"]
+        begun = any((self.folder / "checkpoints").glob(f"{name}_step*"))
+        command += ["--resume_from", "latest"] if begun else ["--overwrite", "true"]
+        summary = self.folder / "runs" / name / "summary.json"
+        return Stage(f"PPO: {name}", tuple(command), summary)
+
+    def _config(self, recipe: str) -> tuple[str, ...]:
+        return ("--config", f"recipes/{recipe}.yaml", "--output_dir", str(self.folder))
+
+
+def run_study(folder: Path, output: Path) -> None:
+    """Run what has not been run, and write the results.
+
+    Args:
+        folder: Where everything is made.
+        output: The JSON file.
+    """
+    study = Study(folder)
+    run_stages([*study.training(), *study.evaluations()], folder)
+    write_results(study, output)
+
+
+def write_results(study: Study, output: Path) -> None:
+    """Put what has been evaluated so far into one JSON file."""
+    hours = json.loads((study.folder / "hours.json").read_text())
+    rows, results = [], {}
+    for row in study.rows():
+        path = study.folder / "evaluations" / row.file
+        if path.is_file():
+            results[row] = read_result(path)
+            rows.append(_row(row, results[row]))
+    written = {
+        "commit": _git("rev-parse", "HEAD"),
+        "hardware": _hardware(),
+        "hours": {name: round(spent, 3) for name, spent in hours.items()},
+        "seeds": {"train": list(SEEDS), "evaluation": 0},
+        "rows": rows,
+        "comparisons": list(_comparisons(results)),
+        "curves": list(_curves(study)),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+
+
+def _row(row: Row, result: dict[str, Any]) -> dict[str, Any]:
+    changes = {options: name for name, options in {**ROBUSTNESS, **ABLATIONS}.items()}
+    return {
+        "policy": row.label,
+        "task": row.task,
+        "train_seed": row.train_seed,
+        "episodes": result["num_eval_episodes"],
+        "success_rate": result["success_rate"],
+        "ci95_low": result["ci95_low"],
+        "ci95_high": result["ci95_high"],
+        "mean_length": result["mean_length"],
+        "mode": row.mode,
+        "change": changes.get(row.change, "none"),
+    }
+
+
+def _comparisons(results: Mapping[Row, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """PPO against what it started from, on the same episodes."""
+    starts = {"PPO from the starter policy": STARTER, "PPO from the warm start": WARM}
+    by_label = {(row.label, row.mode): result for row, result in results.items() if not row.change}
+    for row, result in results.items():
+        start = by_label.get((starts.get(row.label, ""), row.mode))
+        if row.change or start is None:
+            continue
+        against = compare([start, result])[1]
+        yield {
+            "policy": row.label,
+            "start": starts[row.label],
+            "train_seed": row.train_seed,
+            "mode": row.mode,
+            **{key: against[key] for key in ("difference", "only_first", "only_this", "p_value")},
+        }
+
+
+def _curves(study: Study) -> Iterator[dict[str, Any]]:
+    """The validation success of each run of PPO over its words."""
+    for stage in study.training():
+        if stage.name.startswith("PPO: ") and stage.makes.is_file():
+            summary = json.loads(stage.makes.read_text())
+            evaluations = summary["evaluations"]
+            keys = ("timesteps", "success_rate", "ci95_low", "ci95_high")
+            yield {
+                "run": summary["run_name"],
+                "hours": round(summary["seconds"] / 3600, 3),
+                **{key: [evaluation[key] for evaluation in evaluations] for key in keys},
+            }
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
+    return done.stdout.strip()
+
+
+def _hardware() -> str:
+    cores = len(os.sched_getaffinity(0))
+    model = platform.processor() or platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{cores} cores of {named[0] if named else model}"

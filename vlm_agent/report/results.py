@@ -1,0 +1,83 @@
+"""The README's table and learning curve, from the results' JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+BEGIN, END = "<!-- results: made by make results -->", "<!-- end of results -->"
+SOURCE = "Source"
+"""The key in the picture's metadata under which stands what it was drawn from."""
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The rows as Markdown tables: policies, then what the best one does elsewhere."""
+    plain = [row for row in results["rows"] if row["change"] == "none"]
+    changed = [row for row in results["rows"] if row["change"] != "none"]
+    compared = {_key(row): row for row in results["comparisons"]}
+    lines = [
+        "| policy | task | mode | training seed | success | 95 % | words | over its start |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in plain:
+        against = compared.get(_key(row)) if row["task"] == "PickPlaceCan" else None
+        gain = ""
+        if against is not None:
+            gain = f"{100 * against['difference']:+.1f} points, p = {against['p_value']:.1g}"
+        seed = "" if row["train_seed"] is None else str(row["train_seed"])
+        cells = [row["policy"], row["task"], row["mode"], seed, *_figures(row), gain]
+        lines.append("| " + " | ".join(cells) + " |")
+    if changed:
+        lines += ["", f"| {changed[0]['policy']}, greedy | success | 95 % | words |"]
+        lines.append("|---|---|---|---|")
+        for row in changed:
+            lines.append("| " + " | ".join([row["change"], *_figures(row)]) + " |")
+    return "\n".join(lines)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["policy"], row["train_seed"], row["mode"]
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    solved = round(row["success_rate"] * row["episodes"])
+    return [
+        f"{100 * row['success_rate']:.1f} % ({solved} of {row['episodes']})",
+        f"{100 * row['ci95_low']:.1f}–{100 * row['ci95_high']:.1f}",
+        f"{row['mean_length']:.1f}",
+    ]
+
+
+def write_readme(results: Mapping[str, Any], readme: Path) -> None:
+    """Put the table between its two marks."""
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n{results_table(results)}\n{END}{after}")
+
+
+def curves_digest(curves: Sequence[Mapping[str, Any]]) -> str:
+    """What a picture of these curves carries in its metadata."""
+    return hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()
+
+
+def plot_learning_curves(results: Mapping[str, Any], output: Path) -> None:
+    """Draw each run's success on the validation episodes over its words, with 95 % intervals."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for curve in results["curves"]:
+        rate = curve["success_rate"]
+        (line,) = axes.plot(curve["timesteps"], rate, marker=".", label=curve["run"])
+        bounds = curve["ci95_low"], curve["ci95_high"]
+        axes.fill_between(curve["timesteps"], *bounds, alpha=0.12, color=line.get_color())
+    axes.set(xlabel="words of PPO", ylabel="success, validation episodes", ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(output, dpi=110, metadata={SOURCE: curves_digest(results["curves"])})
