@@ -19,7 +19,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full test check install system format lock bench soak picture clean
+.PHONY: help quick full starter results test check install system format lock bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,15 @@ quick: install system  ## the main job in minutes: 2,000 words of PPO with the t
 
 full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or MODEL=/a/folder for others
 	$(LAUNCH) -m vlm_agent.train $(FULL) $(ARGS)
+
+starter: install system  ## make the starter policy that comes with the package again (15 minutes)
+	$(BIN)/vlm-agent demos --config recipes/starter.yaml
+	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/starter.yaml $(ARGS)
+	rm -rf vlm_agent/policy/starter && cp -r checkpoints/starter_final vlm_agent/policy/starter
+	rm vlm_agent/policy/starter/trainer_state.json
+
+results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
+	$(BIN)/vlm-agent results $(ARGS)
 
 test: install system  ## all tests, under 8 minutes on two cores
 	$(BIN)/pytest -n 2 $(ARGS)

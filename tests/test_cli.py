@@ -41,8 +41,10 @@ def test_a_run_leaves_all_it_promises(run_folder: Path):
         "metrics.jsonl",
         "summary.json",
         "curves.png",
-        "episode.json",
-        "episode.mp4",
+        "before.json",
+        "after.json",
+        "before.mp4",
+        "after.mp4",
     ):
         assert (run / name).stat().st_size > 0
     assert list(run.rglob("events.out.tfevents*"))
@@ -55,7 +57,7 @@ def test_a_run_leaves_all_it_promises(run_folder: Path):
     ):  # fmt: skip
         assert (checkpoints / "quick_best" / name).is_file()
     assert Image.open(run / "curves.png").size[0] > 1000
-    assert (run / "episode.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (run / "after.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_frames_of_a_real_run_give_ratio_one(run_folder: Path):
@@ -106,7 +108,7 @@ def test_the_evaluated_folder_needs_nothing_else(run_folder: Path, tmp_path: Pat
 
 
 def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
-    episode = run_folder / "runs" / "quick" / "episode.json"
+    episode = run_folder / "runs" / "quick" / "after.json"
     output = tmp_path / "strip.png"
     assert cli.main(["show", "--episode", str(episode), "--output", str(output)]) == 0
     picture = Image.open(output)

@@ -265,7 +265,7 @@ def _add_show(commands: Any) -> None:
         "and said: an .mp4 film, or a .png with six moments.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--episode", type=Path, metavar="FILE", help="an episode.json of a run")
+    what.add_argument("--episode", type=Path, metavar="FILE", help="an after.json of a run")
     what.add_argument(
         "--oracle", type=int, metavar="SEED", help="let the scripted expert play PickPlaceCan"
     )

@@ -28,7 +28,9 @@ def test_policies_that_solve_the_same_do_not_differ():
 
 
 def test_each_is_compared_with_the_first():
-    rows = compare([result("a", [1, 0, 0, 0]), result("b", [1, 1, 1, 0]), result("a", [1, 0, 0, 0])])
+    rows = compare(
+        [result("a", [1, 0, 0, 0]), result("b", [1, 1, 1, 0]), result("a", [1, 0, 0, 0])]
+    )
     assert [row["difference"] for row in rows] == [0.0, 0.5, 0.0]
     assert (rows[1]["only_first"], rows[1]["only_this"], rows[1]["p_value"]) == (0, 2, 0.5)
     table = comparison_table(rows)

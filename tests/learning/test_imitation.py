@@ -80,7 +80,7 @@ def test_it_learns_the_experts_words_and_the_pupils_returns(trained: ImitationTr
     ]
     assert metrics[0]["loss"] > 1.0 > metrics[5]["loss"]
     assert metrics[6]["agreement"] > 0.5
-    assert len(trained.evaluations) == 2
+    assert len(trained.evaluator.history) == 2
     # A right word earns 1, four times in an episode: the value at its start is about 4 words'.
     collector = RolloutCollector(ColourPool(8), seed=5, rank=0)
     values = collector.collect_rollout(trained.policy, 1)[0].values
@@ -117,6 +117,12 @@ def test_learning_rate_rises_then_falls_to_nothing():
 
 def test_ppo_starts_from_what_the_warm_start_leaves(trained: ImitationTrainer, recipe_for):
     final = str(RunFolders(trained.recipe).final)
+    words = list("abcdefgh")
+    prompted = _start_policy(
+        recipe_for(init_from=final, prompt_template="prompts/default.jinja", action_words=words)
+    )
+    assert prompted.words == tuple(words)
+    assert "one of: a, b, c" in prompted.encoder.prompt((0, 8, 0, 1))
     recipe = recipe_for(init_from=final, run_name="ppo", detach_value=True, freeze_vision=True)
     policy = _start_policy(recipe)
     mine, saved = policy.state_dict(), trained.policy.state_dict()
@@ -133,8 +139,6 @@ def test_a_policy_of_another_kind_is_no_start(trained: ImitationTrainer, recipe_
     for settings, named in (
         ({"use_peft": True}, "use_peft"),
         ({"value_head_width": 8}, "value_head_width"),
-        ({"prompt_template": "prompts/default.jinja"}, "prompt_template"),
-        ({"action_words": list("abcdefgh")}, "action_words"),
     ):
         with pytest.raises(UserError, match=f"init_from: x is a policy that differs in.*{named}"):
             check_same_policy("init_from: x", trained.policy, recipe_for(**settings))

@@ -168,7 +168,7 @@ def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, us
     assert without_times(metrics_of(resumed_recipe)) == without_times(metrics_of(straight))
     for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert resumed.evaluations == whole.evaluations
+    assert resumed.evaluator.history == whole.evaluator.history
 
 
 def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):

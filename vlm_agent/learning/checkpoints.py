@@ -31,11 +31,15 @@ class RunFolders:
         self.metrics = self.run / "metrics.jsonl"
         self.summary = self.run / "summary.json"
         self.curves = self.run / "curves.png"
-        self.episode = self.run / "episode.json"
+        self.before = self.run / "before.json"
+        self.after = self.run / "after.json"
         self.recipe = self.run / "recipe.yaml"
-        self.video = self.run / "episode.mp4"
         self.best = self.checkpoints / f"{self.name}_best"
         self.final = self.checkpoints / f"{self.name}_final"
+
+    def evaluation(self, timesteps: int) -> Path:
+        """All episodes of the evaluation after so many timesteps."""
+        return self.run / "evaluations" / f"{timesteps}.json"
 
     def step(self, timesteps: int) -> Path:
         """The checkpoint after so many timesteps."""
@@ -52,7 +56,8 @@ class RunFolders:
         return {
             "metrics": self.metrics,
             "curves": self.curves,
-            "video": self.video,
+            "film before": self.before.with_suffix(".mp4"),
+            "film after": self.after.with_suffix(".mp4"),
             "summary": self.summary,
             "recipe": self.recipe,
             "wandb": self.run / "wandb",
@@ -160,12 +165,13 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
     fixed.remove("gradient_checkpointing")  # costs time and saves memory, and changes no number
     fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy", "init_from"]
-    _refuse(
-        f"resume_from: {folder} was written by a run",
-        [key for key in fixed if saved.get(key) != wanted[key]],
-        policy,
-        recipe,
-    )
+    different = [key for key in fixed if saved.get(key) != wanted[key]]
+    if policy.encoder.template != recipe.template:
+        different.append("prompt_template, task_description or action_words")
+    if different:
+        raise UserError(
+            f"resume_from: {folder} was written by a run that differs in {', '.join(different)}"
+        )
 
 
 def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
@@ -186,14 +192,8 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
         free.add("scoring")  # it was chosen when the policy was made
     names = [field.name for field in fields(ModelConfig) if field.name not in free]
     different = [n for n in names if getattr(policy.config, n) != getattr(wanted, n)]
-    _refuse(f"{what} is a policy", different, policy, recipe)
-
-
-def _refuse(what: str, different: list[str], policy: VLMPolicy, recipe: Recipe) -> None:
-    if policy.encoder.template != recipe.template:
-        different = [*different, "prompt_template, task_description or action_words"]
     if different:
-        raise UserError(f"{what} that differs in {', '.join(different)}")
+        raise UserError(f"{what} is a policy that differs in {', '.join(different)}")
 
 
 def load_trainer_state(folder: Path) -> dict[str, Any]:

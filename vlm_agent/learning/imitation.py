@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ from tqdm import tqdm
 
 from vlm_agent.learning.checkpoints import RunFolders, save_checkpoint
 from vlm_agent.learning.demonstrations import Labelled, read_demonstrations
-from vlm_agent.learning.evaluation import episode_rates, evaluate_over_ranks, summarize
+from vlm_agent.learning.evaluation import episode_rates
+from vlm_agent.learning.evaluator import Evaluator
 from vlm_agent.learning.ranks import mean_over_ranks
 from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
 from vlm_agent.learning.tracking import MetricsLog
 from vlm_agent.learning.update import PPOUpdate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
-from vlm_agent.robot.episode import save_episode
 from vlm_agent.robot.pool import EnvPool
 from vlm_agent.seeding import derive_rng
 
@@ -69,7 +70,7 @@ class ImitationTrainer:
             pool, recipe.ppo.seed, accelerator.process_index, recipe.ppo.rollout_groups
         )
         self.words_learnt = 0  # moments gone through, over all epochs and ranks
-        self.evaluations: list[dict[str, Any]] = []
+        self.evaluator = Evaluator(recipe, accelerator, pool, self.log)
 
     def train(self) -> None:
         """Demonstrations, rounds of DAgger, value head; evaluate after each."""
@@ -83,7 +84,7 @@ class ImitationTrainer:
             self.fit(known, self.config.dagger_epochs, self.config.dagger_learning_rate, name)
             self.evaluate()
         self.warm_value_head()
-        self.save()
+        self.save(self.folders.final)
 
     def fit(self, known: Labelled, epochs: int, peak: float, stage: str) -> None:
         """Go over all moments ``epochs`` times, with a learning rate that rises and falls.
@@ -156,43 +157,20 @@ class ImitationTrainer:
         self._record({"stage": "value head", **update(rollout, 0)})
 
     def evaluate(self) -> None:
-        """Play the validation episodes."""
-        if self.recipe.ppo.num_eval_episodes == 0:
-            return
-        self.collector.step_aside()
-        self.policy.eval()
-        ppo = self.recipe.ppo
-        records = evaluate_over_ranks(
-            self.accelerator,
-            self.policy,
-            self.pool,
-            ppo.num_eval_episodes,
-            ppo.seed,
-            ppo.eval_greedy,
-        )
-        result = summarize(
-            records,
-            self.policy.words,
-            timesteps=self.words_learnt,
-            greedy=ppo.eval_greedy,
-            seed=ppo.seed,
-        )
-        rates = {key: value for key, value in result.items() if key != "episodes"}
-        self.evaluations.append(rates)
-        if self.accelerator.is_main_process:
-            self.log.track({"eval": rates}, self.words_learnt)
-            shown = max(records, key=lambda r: (r.success, r.episode_return))
-            save_episode(self.folders.episode, shown.episode, self.recipe.env, self.policy.words)
-            low, high = rates["ci95_low"], rates["ci95_high"]
-            tqdm.write(
-                f"success {rates['success_rate']:.3f} ({low:.2f}-{high:.2f}) in "
-                f"{len(records)} validation episodes"
-            )
+        """Play the validation episodes, and keep the policy as it is now."""
+        if self.recipe.ppo.num_eval_episodes > 0:
+            self.collector.step_aside()
+            rates = self.evaluator(self.policy, self.words_learnt)
+            interval = f"{rates['ci95_low']:.2f}-{rates['ci95_high']:.2f}"
+            message = f"success {rates['success_rate']:.3f} ({interval}) in validation"
+            if self.accelerator.is_main_process:
+                tqdm.write(message)
+        self.save(self.folders.step(self.words_learnt))
 
-    def save(self) -> None:
-        """Write ``checkpoints/{run_name}_final``."""
+    def save(self, folder: Path) -> None:
+        """Write the policy with how good it was found to be."""
         if self.accelerator.is_main_process:
-            save_checkpoint(self.folders.final, self.policy, {"evaluations": self.evaluations})
+            save_checkpoint(folder, self.policy, {"evaluations": self.evaluator.history})
         self.accelerator.wait_for_everyone()
 
     def _set_learning_rate(self, rate: float) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.errors import UserError
 from vlm_agent.learning.checkpoints import RunFolders, check_same_policy, check_same_run
+from vlm_agent.learning.evaluator import Evaluator
 from vlm_agent.learning.imitation import ImitationTrainer
 from vlm_agent.learning.launch import cores_per_process, rendering_gpu, start_accelerator
 from vlm_agent.learning.tracking import start_trackers, tracker_names
@@ -37,7 +37,7 @@ def _start_policy(recipe: Recipe) -> VLMPolicy:
     """The policy that a run of this recipe starts from."""
     if recipe.ppo.init_from is None:
         return build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
-    policy = VLMPolicy.from_pretrained(named_policy(recipe.ppo.init_from))
+    policy = VLMPolicy.from_pretrained(named_policy(recipe.ppo.init_from), template=recipe.template)
     check_same_policy(f"init_from: {recipe.ppo.init_from}", policy, recipe)
     return _with_recipe(policy, recipe)
 
@@ -118,7 +118,7 @@ def run_training(recipe: Recipe) -> None:
         if recipe.ppo.resume_from is not None:
             trainer.resume()
         trainer.train()
-    _finish(run, trainer.timesteps, trainer.earlier_seconds, trainer.evaluations)
+    _finish(run, trainer.timesteps, trainer.earlier_seconds, trainer.evaluator)
 
 
 def run_imitation(recipe: Recipe) -> None:
@@ -132,26 +132,26 @@ def run_imitation(recipe: Recipe) -> None:
     with begin_run(recipe, ExpertEnv) as run:
         trainer = ImitationTrainer(recipe, run.accelerator, run.policy, run.pool)
         trainer.train()
-    _finish(run, trainer.words_learnt, 0.0, trainer.evaluations)
+    _finish(run, trainer.words_learnt, 0.0, trainer.evaluator)
 
 
-def _finish(
-    run: Run, timesteps: int, earlier_seconds: float, evaluations: list[dict[str, Any]]
-) -> None:
+def _finish(run: Run, timesteps: int, earlier_seconds: float, evaluator: Evaluator) -> None:
     """Draw, film, and say where everything lies."""
     run.accelerator.end_training()
     if not run.accelerator.is_main_process:
         return
     folders = run.folders
-    plot_curves(folders.metrics, evaluations, folders.curves)
-    if folders.episode.is_file():
-        film_episode(folders.episode, folders.video)
+    plot_curves(folders.metrics, evaluator.history, folders.curves)
+    evaluator.save_examples()
+    for episode in (folders.before, folders.after):
+        if episode.is_file():
+            film_episode(episode, episode.with_suffix(".mp4"))
     summary = {
         "run_name": folders.name,
         "timesteps": timesteps,
         "num_processes": run.accelerator.num_processes,
         "seconds": round(earlier_seconds + time.perf_counter() - run.began, 1),
-        "evaluations": evaluations,
+        "evaluations": evaluator.history,
     }
     folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
     print(training_summary(summary, folders.contents()))

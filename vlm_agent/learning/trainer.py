@@ -19,7 +19,8 @@ from vlm_agent.learning.checkpoints import (
     save_checkpoint,
 )
 from vlm_agent.learning.curriculum import make_curriculum
-from vlm_agent.learning.evaluation import episode_rates, evaluate_over_ranks, summarize
+from vlm_agent.learning.evaluation import episode_rates
+from vlm_agent.learning.evaluator import Evaluator
 from vlm_agent.learning.ranks import shares_over_ranks
 from vlm_agent.learning.reference import ReferencePolicy
 from vlm_agent.learning.rollout import EpisodeRecord, RolloutBuffer, RolloutCollector
@@ -27,7 +28,6 @@ from vlm_agent.learning.tracking import MetricsLog
 from vlm_agent.learning.update import PPOUpdate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
-from vlm_agent.robot.episode import save_episode
 from vlm_agent.robot.pool import EnvPool
 
 
@@ -89,11 +89,11 @@ class PPOTrainer:
         self.updates = 0
         self.began = time.perf_counter()
         self.earlier_seconds = 0.0  # of a run that was resumed
-        self.evaluations: list[dict[str, Any]] = []
+        self.evaluator = Evaluator(recipe, accelerator, pool, self.log)
 
     def train(self) -> None:
         """Collect, estimate, update, log; evaluate and save on the way."""
-        if not self.evaluations:
+        if not self.evaluator.history:
             self.evaluate()
         with self._progress_bar() as self.bar:
             while self.timesteps < self.ppo.total_timesteps:
@@ -141,31 +141,11 @@ class PPOTrainer:
         if self.ppo.num_eval_episodes == 0:
             return
         self.collector.step_aside()
-        self.policy.eval()
-        records = evaluate_over_ranks(
-            self.accelerator,
-            self.policy,
-            self.pool,
-            self.ppo.num_eval_episodes,
-            self.ppo.seed,
-            self.ppo.eval_greedy,
-        )
-        result = summarize(
-            records,
-            self.policy.words,
-            timesteps=self.timesteps,
-            greedy=self.ppo.eval_greedy,
-            seed=self.ppo.seed,
-        )
-        is_best = all(_quality(result) > _quality(earlier) for earlier in self.evaluations)
-        rates = {k: v for k, v in result.items() if k != "episodes"}
-        self.evaluations.append(rates)
-        if self.accelerator.is_main_process:
-            self.log.track({"eval": rates}, self.timesteps)
-            if is_best:
-                save_checkpoint(self.folders.best, self.policy, result)
-            shown = max(records, key=lambda r: (r.success, r.episode_return))
-            save_episode(self.folders.episode, shown.episode, self.recipe.env, self.policy.words)
+        earlier = list(self.evaluator.history)
+        result = self.evaluator(self.policy, self.timesteps)
+        is_best = all(_quality(result) > _quality(other) for other in earlier)
+        if is_best and self.accelerator.is_main_process:
+            save_checkpoint(self.folders.best, self.policy, result)
 
     def record(
         self, rollout: RolloutBuffer, episodes: list[EpisodeRecord], measured: dict[str, float]
@@ -200,7 +180,7 @@ class PPOTrainer:
                 "updates": self.updates,
                 "seconds": self.earlier_seconds + time.perf_counter() - self.began,
                 "collectors": collectors,
-                "evaluations": self.evaluations,
+                "evaluations": self.evaluator.history,
             }
             folder = self.folders.step(self.timesteps)
             save_checkpoint(folder, self.policy, state, self.optimizer)
@@ -222,7 +202,7 @@ class PPOTrainer:
             torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         )
         self.timesteps, self.updates = state["timesteps"], state["updates"]
-        self.evaluations, self.earlier_seconds = state["evaluations"], state["seconds"]
+        self.evaluator.history, self.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
         if self.accelerator.is_main_process:
             self.log.keep_until(self.timesteps)

@@ -114,6 +114,7 @@ class SavedPolicy(
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        template: PromptTemplate | None = None,
     ) -> Self:
         """Read what ``save_pretrained`` or ``push_to_hub`` wrote; the scores are the same.
 
@@ -124,6 +125,7 @@ class SavedPolicy(
             token: For private repositories.
             cache_dir: Where downloads are kept.
             local_files_only: Do not ask the hub.
+            template: A prompt in place of the policy's own, to train it further with.
 
         Raises:
             UserError: There is no such policy, or a broken one.
@@ -137,15 +139,15 @@ class SavedPolicy(
             local_files_only=local_files_only,
         )
         try:
-            return cls._read(folder)
+            return cls._read(folder, template)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
 
     @classmethod
-    def _read(cls, folder: Path) -> Self:
+    def _read(cls, folder: Path, template: PromptTemplate | None) -> Self:
         about = json.loads((folder / POLICY_FILE).read_text())
         config, model_type = ModelConfig(**about["model"]), about["model_type"]
-        template = PromptTemplate(
+        template = template or PromptTemplate(
             (folder / PROMPT_FILE).read_text(), about["task"], about["robot"], tuple(about["words"])
         )
         processor: Any = picture_processor_class(model_type)

@@ -1,0 +1,115 @@
+"""Who can be evaluated, and what a policy is told."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.learning.worlds import ColourPool
+from vlm_agent.actions import MOTIONS
+from vlm_agent.errors import UserError
+from vlm_agent.learning import players
+from vlm_agent.learning.evaluation import evaluate
+from vlm_agent.learning.players import Player, load_player, measure
+from vlm_agent.observations import FACTS, Observations
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.prompts import PromptTemplate
+from vlm_agent.robot.config import EnvConfig
+from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.seeding import SPLITS, episode_seed
+
+FACT_OF = {
+    "gripper": "gripper_closed",
+    "last_action": "last_action",
+    "step": "step",
+    "words_left": "words_left",
+}
+"""Which fact each of the prompt's changing variables tells."""
+
+
+def test_no_episode_is_in_two_splits():
+    seeds = {
+        split: {episode_seed(split, run, n) for run in range(3) for n in range(2000)}
+        for split in SPLITS
+    }
+    assert all(len(found) == 6000 for found in seeds.values())
+    assert all(seed % 4 == SPLITS.index(split) for split in SPLITS for seed in seeds[split])
+
+
+def test_random_words_are_drawn_evenly():
+    player = load_player("random")
+    uniforms = (np.arange(800) + 0.5) / 800
+    blank = Observations(np.zeros((800, 28, 28, 3), np.uint8), np.zeros((800, 4), np.int32))
+    assert np.bincount(player.speak(blank, uniforms)).tolist() == [100] * len(MOTIONS)
+    done = evaluate(player.speak, ColourPool(4), range(4), 0, greedy=False)
+    assert len({word for record in done.values() for word in record.actions}) > 3
+
+
+def test_the_expert_is_measured_on_the_episodes_of_the_split():
+    player = Player("oracle", EnvConfig(task="Lift", frame_size=28))
+    result = measure(player, 2, seed=5, greedy=True, split="test")
+    assert result["success_rate"] == 1.0
+    assert [e["seed"] for e in result["episodes"]] == [episode_seed("test", 5, n) for n in (0, 1)]
+    assert (result["policy"], result["split"]) == ("oracle", "test")
+    assert result["mean_return"] > 1.5
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="no policy in the folder 'orakel'"):
+        load_player("orakel")
+
+
+@pytest.mark.parametrize(
+    ("ablate", "moves_with_image", "moves_with_facts"),
+    [("none", True, True), ("image", False, True), ("prompt", True, False)],
+)
+def test_an_ablated_policy_does_not_know(
+    policy, make_observations, monkeypatch, ablate, moves_with_image, moves_with_facts
+):
+    def scores(observations, uniforms):
+        with torch.no_grad():
+            return policy(**policy.encode(observations)).logits.numpy()
+
+    speak = players._ablated(scores, ablate) if ablate != "none" else scores
+    one, two = make_observations(4), make_observations(4, seed=1)
+    other_facts = one.facts[::-1].copy()
+    with_image = speak(Observations(two.frames, one.facts), None)
+    with_facts = speak(Observations(one.frames, other_facts), None)
+    assert np.array_equal(speak(one, None), with_image) != moves_with_image
+    assert np.array_equal(speak(one, None), with_facts) != moves_with_facts
+
+
+@pytest.mark.parametrize("name", ["minimal", "default"])
+def test_no_privileged_state_reaches_the_policy(name):
+    """Only the picture and the facts that the prompt names move the scores."""
+    source = (ROOT / "prompts" / f"{name}.jinja").read_text()
+    policy = build_policy(ModelConfig(), PromptTemplate(source, "Lift the cube."), seed=0).eval()
+    env = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56))
+    seen, _ = env.reset(seed=1)
+
+    def scores(observation) -> np.ndarray:
+        batch = Observations.stack([Observations.from_env(observation)])
+        with torch.no_grad():
+            return policy(**policy.encode(batch)).logits.numpy()
+
+    usual = scores(seen)
+    for fact in FACTS:
+        told = any(FACT_OF[v] == fact for v in FACT_OF if "{{ " + v + " }}" in source)
+        moved = not np.array_equal(scores(seen | {fact: np.int64(1 - seen[fact] % 2)}), usual)
+        assert moved == told, fact
+    # Where the cube is, how it moves and what the expert would do is in the simulator alone: with
+    # the cube in one and another place that the camera cannot see, nothing changes.
+    scene, hidden = env.scene, []
+    joint = scene.env.cube.joints[0]
+    for place in ((-2.0, 0.0, 0.5), (-2.5, 1.0, 0.1)):
+        scene.env.sim.data.set_joint_qpos(joint, [*place, 1, 0, 0, 0])
+        scene.env.sim.data.set_joint_qvel(joint, np.full(6, place[2]))
+        scene.resting_height = place[2]
+        scene.env.sim.forward()
+        observation = env._observe()
+        assert {*observation} == {"image", *FACTS}
+        hidden.append(scores(observation | {"object_position": place, "expert_action": 3}))
+    env.close()
+    assert np.array_equal(*hidden)
+    assert not np.array_equal(hidden[0], usual)  # for the cube was in the first picture
