@@ -93,8 +93,7 @@ def test_the_loss_is_the_cross_entropy_of_the_policys_scores(recipe_for):
     log_probs = trainer.policy(**trainer.policy.encode(batch.observations)).logits.log_softmax(-1)
     expected = -sum(log_probs[i, word] for i, word in enumerate(batch.actions)) / 4
     before = {k: v.clone() for k, v in trainer.policy.value_head.state_dict().items()}
-    trainer._set_learning_rate(1e-3)
-    stats = trainer._step(batch)
+    stats = trainer._step(batch, 1e-3)
     assert stats["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
     after = trainer.policy.value_head.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
+from vlm_agent.learning.advantages import explained_variance, generalized_advantages
 from vlm_agent.learning.checkpoints import RunFolders, save_checkpoint
 from vlm_agent.learning.demonstrations import Labelled, read_demonstrations
 from vlm_agent.learning.evaluation import episode_rates
 from vlm_agent.learning.evaluator import Evaluator
+from vlm_agent.learning.losses import value_loss
 from vlm_agent.learning.ranks import mean_over_ranks
 from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
+from vlm_agent.learning.samples import Samples
 from vlm_agent.learning.tracking import MetricsLog
-from vlm_agent.learning.update import PPOUpdate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipes import Recipe
 from vlm_agent.robot.pool import EnvPool
@@ -32,6 +33,9 @@ WARMUP = 0.05
 WEIGHT_DECAY = 0.01
 
 MAX_GRAD_NORM = 1.0
+
+VALUE_EPOCHS = 20
+"""Passes of the value head over the pupil's returns; they cost next to nothing."""
 
 
 class ImitationTrainer:
@@ -57,13 +61,7 @@ class ImitationTrainer:
         self.pool = pool
         self.folders = RunFolders(recipe)
         self.log = MetricsLog(self.folders.metrics, accelerator)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": policy.actor_parameters(), "weight_decay": WEIGHT_DECAY},
-                {"params": policy.value_head.parameters(), "weight_decay": 0.0},
-            ],
-            lr=recipe.ppo.value_learning_rate,
-        )
+        optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
         self.model, self.optimizer = accelerator.prepare(policy, optimizer)
         self.policy: VLMPolicy = accelerator.unwrap_model(self.model)
         self.collector = RolloutCollector(
@@ -105,8 +103,8 @@ class ImitationTrainer:
                 rng = derive_rng(self.recipe.ppo.seed, stage, self.accelerator.process_index, epoch)
                 order = rng.permutation(len(known))[: batches * size].reshape(batches, size)
                 for index in order:
-                    self._set_learning_rate(peak * warmup_and_decay(done / total))
-                    steps.append(self._step(known[np.sort(index)]))
+                    rate = peak * warmup_and_decay(done / total)
+                    steps.append(self._step(known[np.sort(index)], rate))
                     done += 1
                     bar.update()
                 means = mean_over_ranks(self.accelerator, steps)
@@ -114,8 +112,10 @@ class ImitationTrainer:
                 self.words_learnt += batches * size * self.accelerator.num_processes
                 self._record({"stage": stage, "epoch": epoch + 1, **means})
 
-    def _step(self, batch: Labelled) -> dict[str, torch.Tensor]:
+    def _step(self, batch: Labelled, learning_rate: float) -> dict[str, torch.Tensor]:
         """One optimiser step on one minibatch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         output = self.model(**self.policy.encode(batch.observations))
         labels = torch.from_numpy(batch.actions).to(output.logits.device)
         loss = nn.functional.cross_entropy(output.logits, labels)
@@ -148,13 +148,36 @@ class ImitationTrainer:
     def warm_value_head(self) -> None:
         """Teach the value head the returns of what the pupil does; nothing else changes."""
         rollout = self._rollout("value head")
-        ppo = dataclasses.replace(
-            self.recipe.ppo, gae_lambda=1.0, critic_warmup_updates=1, kl_coef=0.0, target_kl=None
+        ppo, policy = self.recipe.ppo, self.policy
+        _, returns_TN = generalized_advantages(
+            rollout.rewards,
+            rollout.values,
+            rollout.next_values,
+            rollout.terminated,
+            rollout.truncated,
+            ppo.gamma,
+            gae_lambda=1.0,
         )
-        self._set_learning_rate(0.0)
-        self.optimizer.param_groups[1]["lr"] = ppo.value_learning_rate
-        update = PPOUpdate(ppo, self.accelerator, self.model, self.optimizer, None)
-        self._record({"stage": "value head", **update(rollout, 0)})
+        samples = Samples(policy, rollout, self.accelerator.autocast)
+        order = np.array_split(np.arange(len(samples)), -(-len(samples) // ppo.batch_size))
+        with self.accelerator.autocast():
+            states = torch.cat([policy.prompt_states(**samples.inputs(index)) for index in order])
+        # Every rank learns from everyone's moments, so that all end with the same head.
+        states_BD = self.accelerator.gather(states)
+        returns_B = self.accelerator.gather(samples.tensor(returns_TN))
+        head = policy.value_head
+        optimizer = torch.optim.AdamW(head.parameters(), lr=ppo.value_learning_rate)
+        for epoch in range(VALUE_EPOCHS):
+            rng = derive_rng(ppo.seed, "value head", epoch)
+            for index in np.array_split(rng.permutation(len(returns_B)), len(order)):
+                loss = value_loss(head(states_BD[index]), returns_B[index], returns_B[index], None)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        with torch.no_grad():
+            values = head(states_BD).cpu().numpy()
+        explained = explained_variance(values, returns_B.cpu().numpy())
+        self._record({"stage": "value head", "explained_variance": explained})
 
     def evaluate(self) -> None:
         """Play the validation episodes, and keep the policy as it is now."""
@@ -172,11 +195,6 @@ class ImitationTrainer:
         if self.accelerator.is_main_process:
             save_checkpoint(folder, self.policy, {"evaluations": self.evaluator.history})
         self.accelerator.wait_for_everyone()
-
-    def _set_learning_rate(self, rate: float) -> None:
-        """Of all but the value head, which stands still."""
-        for group, value in zip(self.optimizer.param_groups, (rate, 0.0), strict=True):
-            group["lr"] = value
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:

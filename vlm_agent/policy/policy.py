@@ -178,6 +178,13 @@ class VLMPolicy(nn.Module, SavedPolicy):
         return PolicyOutput(logits_BA, values_B, made if self.vision_is_frozen else None)
 
     @torch.no_grad()
+    def prompt_states(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """What the value head reads: final hidden states at the prompt's end, (B, D)."""
+        if "image_features" not in inputs:
+            inputs = {**inputs, "image_features": self._image_features(inputs)}
+        return self._hidden_states(inputs, self.scorer)[:, 0]
+
+    @torch.no_grad()
     def image_features(self, frames_BHWC: np.ndarray) -> torch.Tensor:
         """What the vision tower makes of frames, (B, S, P, D), without gradients."""
         return self._image_features(self.encoder.frames(frames_BHWC, self.device))
