@@ -1,0 +1,128 @@
+"""The study's stages, and the README's table and picture that are made of its results."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from vlm_agent.bench import results as results_module
+from vlm_agent.bench.results import Row, Study, write_results
+from vlm_agent.bench.stages import Stage, run_stages
+from vlm_agent.errors import UserError
+from vlm_agent.learning.evaluation import summarize
+from vlm_agent.learning.rollout import EpisodeRecord
+from vlm_agent.recipes import load_recipe
+from vlm_agent.report.results import (
+    BEGIN,
+    END,
+    SOURCE,
+    curves_digest,
+    plot_learning_curves,
+    results_table,
+    write_readme,
+)
+
+RESULTS = json.loads((ROOT / "recipes" / "results" / "results.json").read_text())
+ROW_KEYS = {
+    "policy", "task", "train_seed", "episodes", "success_rate", "ci95_low", "ci95_high",
+    "mean_length", "mode", "change",
+}  # fmt: skip
+
+
+def test_the_readme_shows_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert f"{BEGIN}\n{results_table(RESULTS)}\n{END}" in readme
+    picture = Image.open(ROOT / ".github" / "learning.png")
+    assert picture.text[SOURCE] == curves_digest(RESULTS["curves"])
+
+
+def test_the_results_say_what_was_run_and_where():
+    assert all(set(row) == ROW_KEYS for row in RESULTS["rows"])
+    assert {"commit", "hardware", "hours", "seeds"} <= set(RESULTS)
+    assert len(RESULTS["commit"]) == 40
+    assert "cores" in RESULTS["hardware"]
+
+
+def test_every_stage_is_a_command_that_can_be_typed(tmp_path: Path):
+    study = Study(tmp_path)
+    makes = [stage.makes for stage in (*study.training(), *study.evaluations())]
+    assert len(set(makes)) == len(makes)
+    for stage in study.training():
+        module, *words = stage.command
+        words = words[1:] if module == "vlm_agent.cli" else words
+        recipe = load_recipe(words)
+        assert recipe.ppo.run_name in str(stage.makes)
+        assert recipe.ppo.output_dir == str(tmp_path)
+
+
+def touch(path: Path) -> Stage:
+    code = f"import pathlib; pathlib.Path({str(path)!r}).touch()"
+    (path.parent / f"{path.name}_stage.py").write_text(code)
+    return Stage(path.name, (f"{path.name}_stage",), path)
+
+
+def test_stages_that_are_done_are_not_run_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    stages = [touch(tmp_path / "a"), touch(tmp_path / "b")]
+    stages[0].makes.touch()
+    assert set(run_stages(stages, tmp_path)) == {"b"}
+    assert stages[1].makes.exists()
+    assert set(json.loads((tmp_path / "hours.json").read_text())) == {"b"}
+
+
+def test_a_stage_that_makes_nothing_has_failed(tmp_path: Path):
+    with pytest.raises(UserError, match="nothing failed"):
+        run_stages([Stage("nothing", ("this",), tmp_path / "x")], tmp_path)
+
+
+def evaluation(path: Path, name: str, solved: int) -> None:
+    records = [EpisodeRecord(n, [0] * 9, 0.0, n < solved) for n in range(10)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(summarize(records, ["a"], policy=name, split="test")))
+
+
+def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
+    start = Row("starter policy", "s", train_seed=0)
+    learnt = Row("PPO from the starter policy", "p", train_seed=1)
+    dark = Row("PPO from the warm start", "b", change=("--light", "0.6"))
+    monkeypatch.setattr(Study, "rows", lambda self: iter((start, learnt, dark)))
+    for row, solved in ((start, 2), (learnt, 9), (dark, 5)):
+        evaluation(tmp_path / "evaluations" / row.file, row.label, solved)
+    run = tmp_path / "runs" / "full_tiny_0" / "summary.json"
+    run.parent.mkdir(parents=True)
+    points = [
+        {"timesteps": t, "success_rate": r, "ci95_low": r / 2, "ci95_high": 1.0}
+        for t, r in ((0, 0.2), (100, 0.8))
+    ]
+    run.write_text(json.dumps({"run_name": "x", "seconds": 3600, "evaluations": points}))
+    (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0}')
+    output = tmp_path / "results.json"
+    write_results(Study(tmp_path), output)
+    written = json.loads(output.read_text())
+    assert [row["success_rate"] for row in written["rows"]] == [0.2, 0.9, 0.5]
+    assert written["rows"][2]["change"] == "light at 60 %"
+    (compared,) = written["comparisons"]
+    assert (compared["train_seed"], compared["only_this"], compared["only_first"]) == (1, 7, 0)
+    assert compared["p_value"] == pytest.approx(2 / 2**7)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before {BEGIN} old {END} after")
+    write_readme(written, readme)
+    write_readme(written, readme)
+    text = readme.read_text()
+    assert text.startswith("before ")
+    assert text.endswith(" after")
+    assert "+70.0 points, p = 0.02" in text
+    assert "| light at 60 % | 50.0 % (5 of 10) |" in text
+    assert "old" not in text
+    plot_learning_curves(written, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").text[SOURCE] == curves_digest(written["curves"])
+    assert written["curves"][0]["success_rate"] == [0.2, 0.8]
+
+
+def test_names_of_evaluations_differ():
+    files = [row.file for row in Study(Path("x")).rows()]
+    assert len(set(files)) == len(files)
+    assert not any(" " in file or "/" in file for file in files)
+    assert results_module.TEST_EPISODES == 200

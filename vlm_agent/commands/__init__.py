@@ -1,0 +1,1 @@
+"""What each subcommand of ``vlm-agent`` takes and does; heavy imports wait until it is run."""
