@@ -73,29 +73,37 @@ def evaluate(folder: Path, output: Path, *flags: str) -> dict:
     return json.loads(output.read_text())
 
 
-def test_evaluation_is_deterministic(run_folder: Path, tmp_path: Path, capsys):
-    one = evaluate(run_folder, tmp_path / "one.json", "--seed", "5", "--greedy", "false")
-    two = evaluate(run_folder, tmp_path / "two.json", "--seed", "5", "--greedy", "false")
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+SAMPLED = ("--seed", "5", "--greedy", "false")
+
+
+@pytest.fixture(scope="module")
+def sampled(run_folder: Path, tmp_path_factory) -> dict:
+    return evaluate(run_folder, tmp_path_factory.mktemp("sampled") / "a.json", *SAMPLED)
+
+
+def test_evaluation_says_what_was_played(run_folder: Path, sampled: dict, tmp_path: Path, capsys):
     other = evaluate(run_folder, tmp_path / "other.json", "--seed", "6", "--greedy", "false")
-    assert one == two != other
-    assert one["num_eval_episodes"] == len(one["episodes"]) == 3
-    assert one["greedy"] is False
-    assert 0 <= one["ci95_low"] <= one["success_rate"] <= one["ci95_high"] <= 1
-    assert all(len(e["words"]) == e["length"] <= 12 for e in one["episodes"])
+    assert other["episodes"] != sampled["episodes"]
+    assert sampled["num_eval_episodes"] == len(sampled["episodes"]) == 3
+    assert (sampled["greedy"], sampled["split"], sampled["task"]) == (False, "validation", "Lift")
+    assert 0 <= sampled["ci95_low"] <= sampled["success_rate"] <= sampled["ci95_high"] <= 1
+    assert all(len(e["words"]) == e["length"] <= 12 for e in sampled["episodes"])
     assert "success_rate" in capsys.readouterr().out
 
 
-def test_greedy_evaluation_differs_from_sampling(run_folder: Path, tmp_path: Path):
-    greedy = evaluate(run_folder, tmp_path / "greedy.json", "--greedy", "true")
-    sampled = evaluate(run_folder, tmp_path / "sampled.json", "--greedy", "false")
-    assert [e["seed"] for e in greedy["episodes"]] == [e["seed"] for e in sampled["episodes"]]
-    assert [e["words"] for e in greedy["episodes"]] != [e["words"] for e in sampled["episodes"]]
+def test_greedy_evaluation_of_test_episodes(run_folder: Path, sampled: dict, tmp_path: Path):
+    flags = ("--seed", "5", "--split", "test", "--horizon", "6")
+    greedy = evaluate(run_folder, tmp_path / "greedy.json", *flags)
+    assert greedy["greedy"] is True
+    seeds = [{e["seed"] for e in result["episodes"]} for result in (greedy, sampled)]
+    assert seeds[0].isdisjoint(seeds[1])
+    assert [e["length"] for e in greedy["episodes"]] == [6, 6, 6]
 
 
-def test_the_evaluated_folder_needs_nothing_else(run_folder: Path, tmp_path: Path, monkeypatch):
+def test_the_evaluated_folder_needs_nothing_else(
+    run_folder: Path, sampled: dict, tmp_path: Path, monkeypatch
+):
     """Moved elsewhere and used from elsewhere, a checkpoint gives the same numbers."""
-    expected = evaluate(run_folder, tmp_path / "here.json")
     moved = tmp_path / "moved" / "checkpoints"
     moved.mkdir(parents=True)
     source = run_folder / "checkpoints" / "quick_step64"
@@ -104,7 +112,22 @@ def test_the_evaluated_folder_needs_nothing_else(run_folder: Path, tmp_path: Pat
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert evaluate(tmp_path / "moved", tmp_path / "there.json") == expected
+    again = evaluate(tmp_path / "moved", tmp_path / "there.json", *SAMPLED)
+    assert again | {"policy": ""} == sampled | {"policy": ""}
+
+
+def test_policies_are_compared_by_name_and_by_file(tmp_path: Path, capsys):
+    scene = ["--task", "Lift", "--frame_size", "28", "--horizon", "30", "--num_eval_episodes", "2"]
+    expert = str(tmp_path / "expert.json")
+    assert cli.main(["eval", "--policy", "oracle", *scene, "--json", expert]) == 0
+    output = tmp_path / "rows.json"
+    arguments = ["compare", "random", expert, *scene, "--json", str(output)]
+    assert cli.main(arguments) == 0
+    first, second = json.loads(output.read_text())
+    assert (first["policy"], first["success_rate"], first["greedy"]) == ("random", 0.0, False)
+    assert (second["policy"], second["success_rate"]) == ("oracle", 1.0)
+    assert (second["difference"], second["only_this"], second["p_value"]) == (1.0, 2, 0.5)
+    assert "+1.000" in capsys.readouterr().out
 
 
 def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
@@ -119,6 +142,12 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["eval", "--policy", "random", "--task", "Lft"], "task: unknown.*did you mean 'Lift'"),
+        (["eval", "--policy", "random", "--horizn", "3"], "did you mean '--horizon'"),
+        (["eval", "--policy", "random", "--horizon", "0"], "horizon: 0: .*greater than or equal"),
+        (["eval", "--policy", "random", "--horizon"], "--horizon: expected --key value"),
+        (["compare", "random", "/nowhere.json", "--horizon", "x"], "horizon: 'x'"),
+        (["compare", "/nowhere.json"], "no evaluation in '/nowhere.json'"),
         (["eval", "--policy", "/nowhere"], "no policy in the folder '/nowhere'"),
         (
             ["show", "--episode", "/nowhere.json", "--output", "a.png"],
