@@ -52,6 +52,26 @@ def reports(request, tmp_path_factory) -> tuple[dict, dict, Path]:
     return first, second, folder
 
 
+def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"prompt_template: {ROOT}/prompts/minimal.jinja\nnum_envs: 2\nbatch_size: 8\n"
+        "rollout_groups: 1\nsft_epochs: 2\nsft_batch_size: 8\ndagger_rounds: 1\n"
+        "dagger_words: 16\ndagger_epochs: 1\nnum_eval_episodes: 3\n"
+    )
+    script = str(ROOT / "tests" / "learning" / "two_ranks_imitate.py")
+    port = ["--main_process_port", "29519"]
+    result = launch([*TWO, *port, script, str(tmp_path), "--config", str(recipe)], tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first == second
+    assert all(
+        before != after for before, after in zip(first["before"], first["after"], strict=True)
+    )
+    # 20 demonstrations each are two batches, twice; with 8 words of DAgger three, once.
+    assert first["words_learnt"] == 2 * 8 * (2 * 2 + 3)
+
+
 def test_parameters_stay_bit_identical_and_do_change(reports):
     first, second, _ = reports
     assert first["before"] == second["before"]

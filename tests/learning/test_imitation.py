@@ -6,15 +6,13 @@ import torch
 from accelerate import Accelerator
 
 from tests.learning.runs import fresh_policy, metrics_of, trainer_for
-from tests.learning.worlds import ColourPool
+from tests.learning.worlds import ColourPool, ExpertPool, known
 from vlm_agent.errors import UserError
 from vlm_agent.learning import imitation
 from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
-from vlm_agent.learning.demonstrations import Labelled
 from vlm_agent.learning.imitation import ImitationTrainer, warmup_and_decay
 from vlm_agent.learning.rollout import RolloutCollector
 from vlm_agent.learning.run import _start_policy
-from vlm_agent.observations import Observations
 from vlm_agent.policy.decisions import act
 from vlm_agent.recipes import Recipe
 
@@ -29,29 +27,6 @@ SETTINGS = {
     "num_eval_episodes": 4,
     "value_learning_rate": 3e-3,
 }
-
-
-class ExpertPool(ColourPool):
-    """Tells the right word of the picture that a word was said on."""
-
-    def start_step(self, actions, following=None):
-        self.experts = [self.RIGHT[self._colour(slot)] for slot in actions]
-        super().start_step(actions, following)
-
-    def finish_step(self):
-        batch = super().finish_step()
-        for info, word in zip(batch.infos, self.experts, strict=True):
-            info["expert_action"] = word
-        return batch
-
-
-def known(count: int = 64) -> Labelled:
-    """Demonstrations: pictures of the two colours with their right words."""
-    colours = np.arange(count) % 2
-    frames = np.array(ColourPool.COLOURS, np.uint8)[colours][:, None, None]
-    frames = np.broadcast_to(frames, (count, 56, 56, 3)).copy()
-    facts = np.tile(np.array([0, 8, 0, 1], np.int32), (count, 1))
-    return Labelled(Observations(frames, facts), np.array(ColourPool.RIGHT)[colours])
 
 
 def imitation_for(recipe: Recipe) -> ImitationTrainer:

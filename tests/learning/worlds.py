@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlm_agent.actions import MOTIONS
+from vlm_agent.learning.demonstrations import Labelled
 from vlm_agent.observations import Observations
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import StepBatch
@@ -87,6 +88,29 @@ class ColourPool:
 
     def close(self) -> None:
         pass
+
+
+class ExpertPool(ColourPool):
+    """Tells, as an expert would, the right word of the picture that a word was said on."""
+
+    def start_step(self, actions, following=None):
+        self.experts = [self.RIGHT[self._colour(slot)] for slot in actions]
+        super().start_step(actions, following)
+
+    def finish_step(self):
+        batch = super().finish_step()
+        for info, word in zip(batch.infos, self.experts, strict=True):
+            info["expert_action"] = word
+        return batch
+
+
+def known(count: int = 64) -> Labelled:
+    """Demonstrations: pictures of the two colours with their right words."""
+    colours = np.arange(count) % 2
+    frames = np.array(ColourPool.COLOURS, np.uint8)[colours][:, None, None]
+    frames = np.broadcast_to(frames, (count, 56, 56, 3)).copy()
+    facts = np.tile(np.array([0, 8, 0, 1], np.int32), (count, 1))
+    return Labelled(Observations(frames, facts), np.array(ColourPool.RIGHT)[colours])
 
 
 class ScriptedPool(ColourPool):
