@@ -19,7 +19,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results test check install system format lock bench soak picture clean
+.PHONY: help quick full starter results study test check install system format lock bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ starter: install system  ## make the starter policy that comes with the package 
 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)
+
+study: install system  ## in which setting 2,000 words help most: the quick recipe, 5 settings, 5 seeds (an hour)
+	$(BIN)/vlm-agent quick_study $(ARGS)
 
 test: install system  ## all tests, under 8 minutes on two cores
 	$(BIN)/pytest -n 2 $(ARGS)

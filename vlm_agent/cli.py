@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from vlm_agent import __version__
 from vlm_agent.commands.look import add_prompt, add_show
 from vlm_agent.commands.machine import add_bench, add_doctor
-from vlm_agent.commands.make import add_demos, add_merge, add_results
+from vlm_agent.commands.make import add_demos, add_merge, add_quick_study, add_results
 from vlm_agent.commands.measure import add_compare, add_eval
 from vlm_agent.entry import run_command
 
@@ -29,6 +29,7 @@ COMMANDS = (
     add_show,
     add_bench,
     add_results,
+    add_quick_study,
     add_doctor,
 )
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.bench.stages import Stage, run_stages
+from vlm_agent.bench.stages import HOURS_FILE, Stage, hardware, run_stages
 from vlm_agent.learning.comparison import compare
 from vlm_agent.learning.evaluation import read_result
 
@@ -171,7 +169,7 @@ def run_study(folder: Path, output: Path) -> None:
 
 def write_results(study: Study, output: Path) -> None:
     """Put what has been evaluated so far into one JSON file."""
-    hours = json.loads((study.folder / "hours.json").read_text())
+    hours = json.loads((study.folder / HOURS_FILE).read_text())
     rows, results = [], {}
     for row in study.rows():
         path = study.folder / "evaluations" / row.file
@@ -180,7 +178,7 @@ def write_results(study: Study, output: Path) -> None:
             rows.append(_row(row, results[row]))
     written = {
         "commit": _git("rev-parse", "HEAD"),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "hours": {name: round(spent, 3) for name, spent in hours.items()},
         "seeds": {"train": list(SEEDS), "evaluation": 0},
         "rows": rows,
@@ -242,11 +240,3 @@ def _curves(study: Study) -> Iterator[dict[str, Any]]:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
     return done.stdout.strip()
-
-
-def _hardware() -> str:
-    cores = len(os.sched_getaffinity(0))
-    model = platform.processor() or platform.machine()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{cores} cores of {named[0] if named else model}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -58,3 +60,11 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
         if ended.returncode != 0 or not stage.makes.exists():
             raise UserError(f"{stage.name} failed (exit code {ended.returncode})")
     return hours
+
+
+def hardware() -> str:
+    """What all of it ran on."""
+    cores = len(os.sched_getaffinity(0))
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{cores} cores of {named[0] if named else platform.machine()}"

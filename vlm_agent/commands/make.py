@@ -98,3 +98,25 @@ def _results(arguments: argparse.Namespace, _: list[str]) -> int:
     plot_learning_curves(results, arguments.curves)
     print(f"wrote {arguments.json}, {arguments.readme}, {arguments.curves}")
     return 0
+
+
+def add_quick_study(commands: Any) -> None:
+    parser = commands.add_parser(
+        "quick_study",
+        help="find the setting in which the quick recipe helps most",
+        description="Run the quick recipe in several settings with five seeds each, and write how "
+        "much each helps. Goes on where it was stopped.",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, default=Path("recipes/results/quick_study.json"))
+    parser.set_defaults(run=_quick_study, takes_recipe=False)
+
+
+def _quick_study(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.bench.quick import study
+
+    check_writable(arguments.json)
+    for row in study(arguments.output_dir, arguments.json):
+        interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
+        print(f"{row['setting']:<36}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
+    return 0
