@@ -97,12 +97,17 @@ def test_ppo_starts_from_what_the_warm_start_leaves(trained: ImitationTrainer, r
     )
     assert prompted.words == tuple(words)
     assert "one of: a, b, c" in prompted.encoder.prompt((0, 8, 0, 1))
-    recipe = recipe_for(init_from=final, run_name="ppo", detach_value=True, freeze_vision=True)
+    training = {"detach_value": True, "freeze_vision": True, "temperature": 0.5}
+    recipe = recipe_for(init_from=final, run_name="ppo", **training)
     policy = _start_policy(recipe)
     mine, saved = policy.state_dict(), trained.policy.state_dict()
     assert all(torch.equal(mine[name], saved[name]) for name in saved)
     assert policy.config.detach_value
     assert policy.vision_is_frozen
+    inputs = policy.encode(known(4).observations)
+    with torch.no_grad():
+        before, after = (p(**inputs).logits for p in (trained.policy.eval(), policy.eval()))
+    assert torch.allclose(after, 2 * before)
     assert policy.recipe["init_from"] == final
     trainer = trainer_for(recipe, policy)
     trainer.train()

@@ -22,6 +22,7 @@ ABLATION_EPISODES = 100
 SEEDS = (0, 1, 2)
 STARTER, WARM = "starter policy", "warm start"
 CAN, LIFT = "PickPlaceCan", "Lift"
+HORIZONS = {CAN: 120, LIFT: 60}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,8 @@ class Study:
             command = ["vlm_agent.cli", "eval", "--policy", row.policy, "--split", "test"]
             command += ["--num_eval_episodes", str(row.episodes), "--num_envs", "16"]
             command += ["--greedy", str(row.mode == "greedy").lower(), *row.change]
-            if row.policy in ("random", "oracle"):
-                command += ["--task", row.task]
+            # Training may have had a shorter horizon; random words have no scene of their own.
+            command += ["--task", row.task, "--horizon", str(HORIZONS[row.task])]
             yield Stage(f"evaluation: {row.file}", (*command, "--json", str(path)), path)
 
     def _demonstrations(self, name: str) -> Path:

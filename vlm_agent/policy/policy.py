@@ -89,7 +89,8 @@ class VLMPolicy(nn.Module, SavedPolicy):
     def train_as(self, config: ModelConfig) -> None:
         """Take from settings what a policy may be trained with, whatever it was made with.
 
-        That is ``freeze_vision``, ``detach_value`` and ``gradient_checkpointing``.
+        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words`` and
+        ``gradient_checkpointing``.
         """
         vision = self.family.vision_modules(self.inner_model.model)
         if config.freeze_vision:
@@ -98,7 +99,11 @@ class VLMPolicy(nn.Module, SavedPolicy):
         # Whether what the vision tower makes of a frame stays the same while training.
         self.vision_is_frozen = not any(p.requires_grad for m in vision for p in m.parameters())
         self.config = dataclasses.replace(
-            self.config, freeze_vision=config.freeze_vision, detach_value=config.detach_value
+            self.config,
+            freeze_vision=config.freeze_vision,
+            detach_value=config.detach_value,
+            temperature=config.temperature,
+            mask_senseless_words=config.mask_senseless_words,
         )
         self.set_gradient_checkpointing(config.gradient_checkpointing)
 
