@@ -93,13 +93,17 @@ class ColourPool:
 class ExpertPool(ColourPool):
     """Tells, as an expert would, the right word of the picture that a word was said on."""
 
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self._experts: deque[list[int]] = deque()
+
     def start_step(self, actions, following=None):
-        self.experts = [self.RIGHT[self._colour(slot)] for slot in actions]
+        self._experts.append([self.RIGHT[self._colour(slot)] for slot in actions])
         super().start_step(actions, following)
 
     def finish_step(self):
         batch = super().finish_step()
-        for info, word in zip(batch.infos, self.experts, strict=True):
+        for info, word in zip(batch.infos, self._experts.popleft(), strict=True):
             info["expert_action"] = word
         return batch
 
