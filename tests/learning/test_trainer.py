@@ -13,13 +13,15 @@ import torch
 from tests.learning.runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.learning.worlds import ColourPool
 from vlm_agent.errors import UserError
-from vlm_agent.learning import trainer as trainer_module
+from vlm_agent.learning import evaluator as evaluator_module
 from vlm_agent.learning import update as update_module
 from vlm_agent.learning.advantages import generalized_advantages
 from vlm_agent.learning.checkpoints import RunFolders, check_same_run
-from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
+from vlm_agent.learning.evaluation import read_result
+from vlm_agent.learning.rollout import EpisodeRecord, RolloutBuffer, RolloutCollector
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.robot.episode import Episode, load_episode
 
 LEARNING = {
     "num_envs": 8,
@@ -181,13 +183,36 @@ def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
         success, episode_return = next(results)
         return {**about, "success_rate": success, "mean_return": episode_return, "episodes": []}
 
-    monkeypatch.setattr(trainer_module, "summarize", fake_summary)
+    monkeypatch.setattr(evaluator_module, "summarize", fake_summary)
     for _ in range(6):
         trainer.timesteps += 1
         trainer.evaluate()
         state = json.loads((RunFolders(recipe).best / "trainer_state.json").read_text())
         kept.append(state["timesteps"])
     assert kept == [1, 2, 2, 4, 4, 4]  # a tie keeps the earlier one
+
+
+def test_the_films_show_one_episode_before_and_after(recipe_for, monkeypatch):
+    """One that was solved only after training, if there is any."""
+    trainer = trainer_for(recipe_for(num_eval_episodes=3))
+    solved = iter([(False, True, False), (True, True, True), (False, True, True)])
+
+    def fake_play(*arguments):
+        return [
+            EpisodeRecord(7 + n, [trainer.timesteps, n], 1.0, success)
+            for n, success in enumerate(next(solved))
+        ]
+
+    monkeypatch.setattr(evaluator_module, "evaluate_over_ranks", fake_play)
+    for trainer.timesteps in (0, 4, 6):
+        trainer.evaluate()
+    trainer.evaluator.save_examples()
+    before, after = (
+        load_episode(path)[0] for path in (trainer.folders.before, trainer.folders.after)
+    )
+    assert (before, after) == (Episode(9, (0, 2)), Episode(9, (6, 2)))
+    played = read_result(trainer.folders.evaluation(4))
+    assert [episode["success"] for episode in played["episodes"]] == [True] * 3
 
 
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
