@@ -14,6 +14,7 @@ from vlm_agent.bench.models import (
     random_observations,
 )
 from vlm_agent.bench.scoring import _eight_sequences, _library_inputs
+from vlm_agent.errors import UserError
 
 SMALL = {"arch": "tiny", "device": "cpu", "vocabulary": 1000, "batch_size": 2, "frame_size": 56}
 
@@ -85,7 +86,7 @@ def test_update_writes_its_ratios(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    with pytest.raises(cli.UserError, match="--device cuda: there is no GPU"):
+    with pytest.raises(UserError, match="--device cuda: there is no GPU"):
         cli.main(["bench", "scoring", "--device", "cuda"])
 
 
