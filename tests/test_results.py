@@ -100,7 +100,14 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0}')
     output = tmp_path / "results.json"
     write_results(Study(tmp_path), output)
+    lift = Row("starter policy", "s", "Lift", train_seed=0)
+    evaluation(tmp_path / "evaluations" / lift.file, "lift", 10)
+    rows = (start, learnt, dark, lift)
+    monkeypatch.setattr(Study, "rows", lambda self: iter(rows))
+    write_results(Study(tmp_path), tmp_path / "more.json")
+    more = json.loads((tmp_path / "more.json").read_text())
     written = json.loads(output.read_text())
+    assert more["comparisons"] == written["comparisons"]  # with the start of the same task
     assert [row["success_rate"] for row in written["rows"]] == [0.2, 0.9, 0.5]
     assert written["rows"][2]["change"] == "light at 60 %"
     (compared,) = written["comparisons"]

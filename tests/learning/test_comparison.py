@@ -39,6 +39,15 @@ def test_each_is_compared_with_the_first():
     assert "4 test episodes" in table
 
 
+def test_other_scenes_cannot_be_compared():
+    first, second = (
+        {**result(name, [1, 0]), "env": {"horizon": horizon}}
+        for name, horizon in (("a", 1), ("c", 2))
+    )
+    with pytest.raises(UserError, match="a and c were trained in, or asked for, another horizon"):
+        compare([first, second])
+
+
 def test_other_episodes_cannot_be_compared():
     with pytest.raises(UserError, match="a and b did not play the same episodes"):
         compare([result("a", [1, 0]), result("b", [1, 0], first_seed=5)])

@@ -1,6 +1,7 @@
 """Demonstrations: collected by the command, read by the hub's library and by the trainer."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,20 @@ def test_what_is_there_is_not_played_again(folder: Path, monkeypatch):
 def test_other_or_missing_ones_are_refused(folder: Path, changes, message):
     with pytest.raises(UserError, match=message):
         read_demonstrations(recipe_for(folder.parent.parent, *changes))
+
+
+def test_a_larger_collection_takes_the_place_of_a_smaller(folder: Path, tmp_path: Path):
+    shutil.copytree(folder, tmp_path / "demonstrations" / "starter")
+    recipe = recipe_for(tmp_path, "--num_demo_episodes", "4")
+    demonstrations.collect_demonstrations(recipe)
+    files = [path.name for path in tmp_path.rglob("*.parquet")]
+    assert files == ["train-00000-00004.parquet"]
+    whole = read_episodes(recipe)
+    few = recipe_for(tmp_path)
+    demonstrations.collect_demonstrations(few)
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == files
+    assert read_episodes(few) == [e for e in whole if e in read_episodes(few)]
+    assert len(whole) >= len(read_episodes(few))
 
 
 def test_a_task_without_expert_is_refused(tmp_path: Path):

@@ -12,7 +12,7 @@ from vlm_agent.learning import imitation
 from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
 from vlm_agent.learning.imitation import ImitationTrainer, warmup_and_decay
 from vlm_agent.learning.rollout import RolloutCollector
-from vlm_agent.learning.run import _start_policy
+from vlm_agent.learning.run import _start_policy, run_imitation
 from vlm_agent.policy.decisions import act
 from vlm_agent.recipes import Recipe
 
@@ -118,9 +118,26 @@ def test_ppo_starts_from_what_the_warm_start_leaves(trained: ImitationTrainer, r
         before, after = (p(**inputs).logits for p in (trained.policy.eval(), policy.eval()))
     assert torch.allclose(after, 2 * before)
     assert policy.recipe["init_from"] == final
+    policy.train_as(recipe_for().model)
+    assert not policy.vision_is_frozen  # what one training froze, the next may train
+    policy.train_as(recipe.model)
     trainer = trainer_for(recipe, policy)
     trainer.train()
     assert metrics_of(recipe)[0]["first_ratio_error"] < 1e-5
+
+
+def test_a_run_does_not_delete_what_it_starts_from(trained: ImitationTrainer, recipe_for):
+    folders = RunFolders(trained.recipe)
+    again = recipe_for(**SETTINGS, overwrite=True, init_from=str(folders.final))
+    with pytest.raises(UserError, match="would delete its own model"):
+        folders.prepare(again)
+    assert folders.final.is_dir()
+
+
+def test_missing_demonstrations_leave_the_earlier_run_alone(trained: ImitationTrainer, recipe_for):
+    with pytest.raises(UserError, match="demonstrations: there are none"):
+        run_imitation(recipe_for(**SETTINGS, overwrite=True))
+    assert RunFolders(trained.recipe).final.is_dir()
 
 
 def test_a_policy_of_another_kind_is_no_start(trained: ImitationTrainer, recipe_for):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.bench.stages import HOURS_FILE, Stage, hardware, run_stages
+from vlm_agent.bench.stages import Stage, hardware, read_hours, run_stages
 from vlm_agent.learning.comparison import compare
 from vlm_agent.learning.evaluation import read_result
 
@@ -147,7 +147,8 @@ class Study:
         name = f"{recipe}_{seed}"
         command = ["vlm_agent.train", *self._config(recipe), "--run_name", name]
         command += ["--seed", str(seed), *options, "--report_to", "none"]
-        begun = any((self.folder / "checkpoints").glob(f"{name}_step*"))
+        checkpoints = (self.folder / "checkpoints").glob(f"{name}_step*")
+        begun = any(path.suffix != ".partial" for path in checkpoints)
         command += ["--resume_from", "latest"] if begun else ["--overwrite", "true"]
         summary = self.folder / "runs" / name / "summary.json"
         return Stage(f"PPO: {name}", tuple(command), summary)
@@ -170,7 +171,7 @@ def run_study(folder: Path, output: Path) -> None:
 
 def write_results(study: Study, output: Path) -> None:
     """Put what has been evaluated so far into one JSON file."""
-    hours = json.loads((study.folder / HOURS_FILE).read_text())
+    hours = read_hours(study.folder)
     rows, results = [], {}
     for row in study.rows():
         path = study.folder / "evaluations" / row.file
@@ -207,11 +208,15 @@ def _row(row: Row, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _comparisons(results: Mapping[Row, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """PPO against what it started from, on the same episodes."""
+    """PPO against what it started from, on the same episodes, both greedy.
+
+    Sampled words would not tell: a policy samples at the temperature it was trained at.
+    """
     starts = {"PPO from the starter policy": STARTER, "PPO from the warm start": WARM}
-    by_label = {(row.label, row.mode): result for row, result in results.items() if not row.change}
-    for row, result in results.items():
-        start = by_label.get((starts.get(row.label, ""), row.mode))
+    greedy = {row: result for row, result in results.items() if row.mode == "greedy"}
+    by_label = {(row.label, row.task): r for row, r in greedy.items() if not row.change}
+    for row, result in greedy.items():
+        start = by_label.get((starts.get(row.label, ""), row.task))
         if row.change or start is None:
             continue
         against = compare([start, result])[1]

@@ -45,8 +45,7 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
     Raises:
         UserError: A stage failed.
     """
-    path = folder / HOURS_FILE
-    hours: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    path, hours = folder / HOURS_FILE, read_hours(folder)
     for number, stage in enumerate(stages, 1):
         if stage.makes.exists():
             print(f"[{number}/{len(stages)}] {stage.name}: is there", flush=True)
@@ -60,6 +59,12 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
         if ended.returncode != 0 or not stage.makes.exists():
             raise UserError(f"{stage.name} failed (exit code {ended.returncode})")
     return hours
+
+
+def read_hours(folder: Path) -> dict[str, float]:
+    """The hours that each stage took so far."""
+    path = folder / HOURS_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def hardware() -> str:

@@ -58,9 +58,11 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
     check_writable(arguments.json)
     result = _measure(arguments.policy, arguments, rest, arguments.ablate)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        partial = arguments.json.with_name(arguments.json.name + ".partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.rename(arguments.json)
     for key, value in result.items():
-        if key != "episodes":
+        if key not in ("episodes", "env"):
             print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")
     return 0
 

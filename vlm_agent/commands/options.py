@@ -25,6 +25,9 @@ def check_writable(path: Path | None) -> None:
     if path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            was_there = path.exists()
             path.touch()
+            if not was_there:
+                path.unlink()  # an empty file would look like a result
         except OSError as error:
             raise UserError(f"--json {path}: cannot be written: {error}") from None

@@ -72,9 +72,10 @@ class RunFolders:
         Raises:
             UserError: A run of this name exists, and the recipe neither resumes nor overwrites it.
         """
-        base = Path(recipe.model.model_name_or_path).resolve()
-        if recipe.ppo.overwrite and base in [path.resolve() for path in self._all()]:
-            raise UserError(f"overwrite: this run would delete its own model {str(base)!r}")
+        for name in (recipe.model.model_name_or_path, recipe.ppo.init_from or ""):
+            base = Path(name).resolve()
+            if recipe.ppo.overwrite and base in [path.resolve() for path in self._all()]:
+                raise UserError(f"overwrite: this run would delete its own model {str(base)!r}")
         fresh = recipe.ppo.resume_from is None and not recipe.ppo.overwrite
         if fresh and any(path.exists() for path in self._all()):
             raise UserError(
@@ -164,7 +165,17 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     saved, wanted = policy.recipe, recipe.to_dict()
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
     fixed.remove("gradient_checkpointing")  # costs time and saves memory, and changes no number
-    fixed += ["seed", "gamma", "num_envs", "num_eval_episodes", "eval_greedy", "init_from"]
+    fixed += [
+        "seed",
+        "gamma",
+        "num_envs",
+        "num_eval_episodes",
+        "eval_greedy",
+        "init_from",
+        "curriculum",
+    ]
+    if recipe.ppo.curriculum != "none":
+        fixed += ["num_demo_episodes", "demo_noise"]
     different = [key for key in fixed if saved.get(key) != wanted[key]]
     if policy.encoder.template != recipe.template:
         different.append("prompt_template, task_description or action_words")

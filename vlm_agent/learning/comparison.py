@@ -44,11 +44,17 @@ def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 f"{first['policy']} and {result['policy']} did not play the same episodes: "
                 "compare results of one split, seed and number of episodes"
             )
+        scenes = [r.get("env", {}) for r in (first, result)]
+        if different := [key for key in scenes[0] if scenes[1].get(key) != scenes[0][key]]:
+            raise UserError(
+                f"{first['policy']} and {result['policy']} were trained in, or asked for, another "
+                f"{', '.join(different)}: say which with --{different[0]}"
+            )
         solved = [[episode["success"] for episode in r["episodes"]] for r in (first, result)]
         only_first, only_second, p = mcnemar(*solved)
         rows.append(
             {
-                **{key: value for key, value in result.items() if key != "episodes"},
+                **{key: value for key, value in result.items() if key not in ("episodes", "env")},
                 "difference": result["success_rate"] - first["success_rate"],
                 "only_first": only_first,
                 "only_this": only_second,

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def collect_demonstrations(recipe: Recipe) -> Path:
     _prepare(folder, recipe)
     count = recipe.imitation.num_demo_episodes
     shards = [range(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
-    missing = [shard for shard in shards if not _shard_path(folder, shard).is_file()]
+    missing = [shard for shard in shards if _stop_of(folder, shard.start) < shard.stop]
     numbers = [number for shard in missing for number in shard]
     seeds = [episode_seed("train", recipe.ppo.seed, "demo", number) for number in numbers]
     noise, workers = recipe.imitation.demo_noise, recipe.ppo.num_workers
@@ -152,6 +153,11 @@ def play_in_parallel(
     with ProcessPoolExecutor(count, context, _start, (config, noise)) as processes:
         try:
             yield from processes.map(_play, seeds)
+        except BrokenProcessPool:
+            raise UserError(
+                "a process of the scripted expert could not start, or was killed: see above, and "
+                "whether vlm-agent doctor finds that this machine can render"
+            ) from None
         finally:
             processes.shutdown(cancel_futures=True)
 
@@ -204,6 +210,16 @@ def _shard_path(folder: Path, shard: range) -> Path:
     return folder / "data" / f"train-{shard.start:05d}-{shard.stop:05d}.parquet"
 
 
+def _files_of(folder: Path, start: int) -> list[Path]:
+    """The files whose first episode is ``start``; one, unless a collection was stopped."""
+    return sorted((folder / "data").glob(f"train-{start:05d}-*.parquet"))
+
+
+def _stop_of(folder: Path, start: int) -> int:
+    """The episode behind the last of the file that begins with ``start``; that itself if none."""
+    return max((int(path.stem.split("-")[2]) for path in _files_of(folder, start)), default=start)
+
+
 def _write_shard(
     path: Path, episodes: Sequence[tuple[int, Demonstration]], words: Sequence[str]
 ) -> None:
@@ -224,7 +240,11 @@ def _write_shard(
     columns = {name: [row[name] for row in rows] for name in features}
     partial = path.with_suffix(".partial")
     datasets.Dataset.from_dict(columns, features).to_parquet(partial)
+    shorter = _files_of(path.parent.parent, int(path.stem.split("-")[1]))
     partial.rename(path)
+    for other in shorter:
+        if other != path:
+            other.unlink()
 
 
 def _rows(number: int, played: Demonstration) -> Iterator[dict[str, Any]]:
@@ -281,10 +301,10 @@ def _wanted_tables(recipe: Recipe) -> list[Any]:
     _prepare(folder, recipe)
     wanted, there = recipe.imitation.num_demo_episodes, 0
     tables = []
-    for path in sorted((folder / "data").glob("train-*.parquet")):
-        there = int(path.stem.split("-")[2])
-        table = pq.read_table(path)
+    while there < wanted and (files := _files_of(folder, there)):
+        table = pq.read_table(files[-1])
         tables.append(table.filter(np.asarray(table["episode"]) < wanted))
+        there = _stop_of(folder, there)
     if there < wanted:
         raise UserError(
             f"demonstrations: {there} of num_demo_episodes ({wanted}) are in {str(folder)!r}; "
@@ -293,6 +313,16 @@ def _wanted_tables(recipe: Recipe) -> list[Any]:
     if not sum(len(table) for table in tables):
         raise UserError(f"demonstrations: the expert solved none of those in {str(folder)!r}")
     return tables
+
+
+def check_demonstrations(recipe: Recipe) -> None:
+    """Find out whether a recipe's demonstrations are there.
+
+    Raises:
+        UserError: There are none, too few, or those of another recipe; or the task has no expert.
+    """
+    Oracle.check(recipe.env)
+    _wanted_tables(recipe)
 
 
 def read_demonstrations(recipe: Recipe) -> Labelled:

@@ -71,6 +71,8 @@ class Evaluator:
         if not self.history:
             return
         times = self.history[0]["timesteps"], self.history[-1]["timesteps"]
+        if not all(self.folders.evaluation(time).is_file() for time in times):
+            return  # the run was resumed elsewhere than it began
         before, after = (read_result(self.folders.evaluation(time))["episodes"] for time in times)
         shown = max(
             range(len(after)),

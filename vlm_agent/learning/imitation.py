@@ -17,6 +17,7 @@ from vlm_agent.learning.checkpoints import RunFolders, save_checkpoint
 from vlm_agent.learning.demonstrations import Labelled, read_demonstrations
 from vlm_agent.learning.evaluation import episode_rates
 from vlm_agent.learning.evaluator import Evaluator
+from vlm_agent.learning.launch import allow_unused_layers
 from vlm_agent.learning.losses import value_loss
 from vlm_agent.learning.ranks import mean_over_ranks
 from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
@@ -62,6 +63,7 @@ class ImitationTrainer:
         self.folders = RunFolders(recipe)
         self.log = MetricsLog(self.folders.metrics, accelerator)
         optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
+        allow_unused_layers(accelerator, policy)
         self.model, self.optimizer = accelerator.prepare(policy, optimizer)
         self.policy: VLMPolicy = accelerator.unwrap_model(self.model)
         self.collector = RolloutCollector(

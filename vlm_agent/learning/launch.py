@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from vlm_agent.errors import UserError
+from vlm_agent.policy.policy import VLMPolicy
 
 
 def start_accelerator(log_with: list[str], project_dir: str) -> Accelerator:
@@ -27,6 +29,12 @@ def start_accelerator(log_with: list[str], project_dir: str) -> Accelerator:
     )
     check_launch(accelerator.num_processes, os.environ)
     return accelerator
+
+
+def allow_unused_layers(accelerator: Accelerator, policy: VLMPolicy) -> None:
+    """Tell DistributedDataParallel of layers that nothing goes through; else it waits for them."""
+    if policy.family.skips_layers and not policy.vision_is_frozen:
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
 
 
 def cores_per_process(environ: Mapping[str, str]) -> int:

@@ -123,5 +123,5 @@ def measure(
             done = evaluate(player.speak, pool, range(count), seed, greedy, split, on_episode)
         records = [done[number] for number in sorted(done)]
     about = {"policy": player.name, "task": player.env.task, "split": split}
-    mode = {"greedy": greedy, "seed": seed}
+    mode = {"greedy": greedy, "seed": seed, "env": dataclasses.asdict(player.env)}
     return summarize(records, player.words, **about, **mode)

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.errors import UserError
 from vlm_agent.learning.checkpoints import RunFolders, check_same_policy, check_same_run
+from vlm_agent.learning.demonstrations import check_demonstrations
 from vlm_agent.learning.evaluator import Evaluator
 from vlm_agent.learning.imitation import ImitationTrainer
 from vlm_agent.learning.launch import cores_per_process, rendering_gpu, start_accelerator
@@ -109,6 +110,8 @@ def run_training(recipe: Recipe) -> None:
     Raises:
         UserError: As for :func:`begin_run`.
     """
+    if recipe.ppo.curriculum != "none":
+        check_demonstrations(recipe)
     with begin_run(recipe) as run:
         needs_start = recipe.ppo.kl_coef > 0 and (
             not recipe.model.use_peft or recipe.ppo.init_from is not None
@@ -129,6 +132,7 @@ def run_imitation(recipe: Recipe) -> None:
     """
     if recipe.ppo.resume_from is not None:
         raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
+    check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
     with begin_run(recipe, ExpertEnv) as run:
         trainer = ImitationTrainer(recipe, run.accelerator, run.policy, run.pool)
         trainer.train()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from vlm_agent.errors import UserError
@@ -21,6 +21,7 @@ from vlm_agent.learning.checkpoints import (
 from vlm_agent.learning.curriculum import make_curriculum
 from vlm_agent.learning.evaluation import episode_rates
 from vlm_agent.learning.evaluator import Evaluator
+from vlm_agent.learning.launch import allow_unused_layers
 from vlm_agent.learning.ranks import shares_over_ranks
 from vlm_agent.learning.reference import ReferencePolicy
 from vlm_agent.learning.rollout import EpisodeRecord, RolloutBuffer, RolloutCollector
@@ -65,9 +66,7 @@ class PPOTrainer:
             eps=1e-5,
             weight_decay=0.0,
         )
-        if policy.family.skips_layers and not policy.vision_is_frozen:
-            # Without it, DDP would wait for the gradients of layers that nothing goes through.
-            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        allow_unused_layers(accelerator, policy)
         # `model` is what gradients go through; `policy` is the same module without the wrapper.
         self.model, self.optimizer = accelerator.prepare(policy, optimizer)
         self.policy: VLMPolicy = accelerator.unwrap_model(self.model)

@@ -93,9 +93,9 @@ class VLMPolicy(nn.Module, SavedPolicy):
         ``gradient_checkpointing``.
         """
         vision = self.family.vision_modules(self.inner_model.model)
-        if config.freeze_vision:
+        if not isinstance(self.backbone, peft.PeftModel):  # whose adapters alone are trained
             for module in vision:
-                module.requires_grad_(False)
+                module.requires_grad_(not config.freeze_vision)
         # Whether what the vision tower makes of a frame stays the same while training.
         self.vision_is_frozen = not any(p.requires_grad for m in vision for p in m.parameters())
         self.config = dataclasses.replace(
