@@ -95,8 +95,10 @@ def _results(arguments: argparse.Namespace, _: list[str]) -> int:
         run_study(arguments.output_dir, arguments.json)
     results = json.loads(arguments.json.read_text())
     write_readme(results, arguments.readme)
-    plot_learning_curves(results, arguments.curves)
-    print(f"wrote {arguments.json}, {arguments.readme}, {arguments.curves}")
+    print(f"wrote {arguments.json} and {arguments.readme}")
+    if results["curves"]:
+        plot_learning_curves(results, arguments.curves)
+        print(f"wrote {arguments.curves}")
     return 0
 
 

@@ -79,6 +79,5 @@ def plot_learning_curves(results: Mapping[str, Any], output: Path) -> None:
         axes.fill_between(curve["timesteps"], *bounds, alpha=0.12, color=line.get_color())
     axes.set(xlabel="words of PPO", ylabel="success, validation episodes", ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
-    if results["curves"]:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)
     figure.savefig(output, dpi=110, metadata={SOURCE: curves_digest(results["curves"])})
