@@ -30,7 +30,7 @@ quick: install system  ## the main job in minutes: 2,000 words of PPO with the t
 full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or MODEL=/a/folder for others
 	$(LAUNCH) -m vlm_agent.train $(FULL) $(ARGS)
 
-starter: install system  ## make the starter policy that comes with the package again (15 minutes)
+starter: install system  ## make the starter policy that comes with the package again
 	$(BIN)/vlm-agent demos --config recipes/starter.yaml
 	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/starter.yaml $(ARGS)
 	rm -rf vlm_agent/policy/starter && cp -r checkpoints/starter_final vlm_agent/policy/starter
@@ -39,7 +39,7 @@ starter: install system  ## make the starter policy that comes with the package 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)
 
-study: install system  ## in which setting 2,000 words help most: the quick recipe, 5 settings, 5 seeds (an hour)
+study: install system  ## in which setting 2,000 words help most: the quick recipe, 5 settings, 5 seeds
 	$(BIN)/vlm-agent quick_study $(ARGS)
 
 test: install system  ## all tests, under 8 minutes on two cores
