@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+STATE: tuple[str, ...] = (
+    "object_x",
+    "object_y",
+    "object_z",
+    "abs_object_x",
+    "abs_object_y",
+    "object_distance_xy",
+    "object_distance",
+    "goal_x",
+    "goal_y",
+    "goal_z",
+    "object_height",
+    "gripper_height",
+    "finger_gap",
+    "gripper_closed",
+    "grasped",
+    "staged_reward",
+)
+"""What a critic that may read the scene's state is told, see ``RobotScene.critic_state``."""
 
 FACTS: tuple[str, ...] = ("gripper_closed", "last_action", "step", "words_left")
 """The scene facts a prompt may use, in the order of the last axis of ``Observations.facts``."""
@@ -19,29 +39,51 @@ class Observations:
     Attributes:
         frames: uint8 (..., H, W, 3), upright.
         facts: int32 (..., len(FACTS)).
+        states: float32 (..., len(STATE)), for a critic alone; ``None`` where they are not known.
     """
 
     frames: np.ndarray
     facts: np.ndarray
+    states: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.facts)
 
     def __getitem__(self, index: Any) -> Observations:
-        return Observations(self.frames[index], self.facts[index])
+        return self._map(lambda array: array[index])
 
     def flatten(self) -> Observations:
-        """All leading axes as one: frames (B, H, W, 3), facts (B, F)."""
-        return Observations(
-            self.frames.reshape(-1, *self.frames.shape[-3:]),
-            self.facts.reshape(-1, self.facts.shape[-1]),
-        )
+        """All leading axes as one: frames (B, H, W, 3), facts (B, F), states (B, S)."""
+        leading = self.facts.ndim - 1
+        return self._map(lambda array: array.reshape(-1, *array.shape[leading:]))
+
+    def copy(self) -> Observations:
+        """The same in memory of its own."""
+        return self._map(np.copy)
+
+    def empty(self, steps: int) -> Observations:
+        """Room for as many of these, behind a new leading axis."""
+        return self._map(lambda array: np.empty((steps, *array.shape), array.dtype))
+
+    def put(self, index: Any, others: Observations) -> None:
+        """Write others over some of these."""
+        self.frames[index] = others.frames
+        self.facts[index] = others.facts
+        if self.states is not None:
+            self.states[index] = others.states
+
+    def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> Observations:
+        states = None if self.states is None else function(self.states)
+        return Observations(function(self.frames), function(self.facts), states)
 
     @staticmethod
     def stack(parts: Sequence[Observations]) -> Observations:
         """Put observations of equal shape behind one new leading axis."""
+        states = [part.states for part in parts if part.states is not None]
         return Observations(
-            np.stack([part.frames for part in parts]), np.stack([part.facts for part in parts])
+            np.stack([part.frames for part in parts]),
+            np.stack([part.facts for part in parts]),
+            np.stack(states) if len(states) == len(parts) else None,
         )
 
     @staticmethod

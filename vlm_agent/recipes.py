@@ -86,6 +86,12 @@ class PPOConfig:
     )
     gamma: Fraction = setting(0.99, "discount")
     gae_lambda: Fraction = setting(0.95, "lambda of generalised advantage estimation")
+    value_lambda: Fraction | None = setting(
+        None, "lambda of the value head's targets; none: gae_lambda"
+    )
+    value_epochs: Annotated[int, Field(ge=0)] = setting(
+        0, "further passes over each rollout, after the update, in which only the value head learns"
+    )
     n_epochs: Count = setting(4, "passes over each rollout")
     batch_size: Count = setting(4, "samples per minibatch and process")
     value_coef: Annotated[float, Field(ge=0)] = setting(0.5, "weight of the value loss")

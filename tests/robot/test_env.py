@@ -5,6 +5,7 @@ from gymnasium.utils.env_checker import check_env
 
 from vlm_agent.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.errors import UserError
+from vlm_agent.observations import STATE
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import NO_WORD, LanguageActionEnv
 from vlm_agent.robot.episode import Episode, load_episode, replay, save_episode
@@ -106,6 +107,47 @@ def test_oracle_solves_the_task_and_progress_adds_up(can_env):
     discounted = sum(gamma**t * r for t, r in enumerate(rewards))
     n = len(rewards)
     assert discounted == pytest.approx(gamma**n - potentials[0] + gamma ** (n - 1) * bonus)
+
+
+def test_a_critic_is_told_where_things_are(can_env):
+    _, _, infos = play_oracle(can_env, seed=7)
+    told = [dict(zip(STATE, info["critic_state"], strict=True)) for info in infos]
+    assert all(info["critic_state"].dtype == np.float32 for info in infos)
+    # The places after the last word, in metres, from the simulator itself.
+    world, sim = can_env.scene.env, can_env.scene.env.sim
+    can = sim.data.body_xpos[world.obj_body_id["Can"]]
+    hand = sim.data.get_site_xpos(can_env.scene.robot.gripper["right"].important_sites["grip_site"])
+    bin_ = world.target_bin_placements[world.object_id]
+    last = told[-1]
+    for n, axis in enumerate("xyz"):
+        assert last[f"object_{axis}"] == pytest.approx(10 * (can - hand)[n], abs=1e-3)
+        assert last[f"goal_{axis}"] == pytest.approx(10 * (bin_ - can)[n], abs=1e-3)
+    assert last["abs_object_x"] == abs(last["object_x"])
+    assert last["abs_object_y"] == abs(last["object_y"])
+    flat = np.hypot(last["object_x"], last["object_y"])
+    assert last["object_distance_xy"] == pytest.approx(flat, rel=1e-5)
+    assert last["object_distance"] == pytest.approx(np.hypot(flat, last["object_z"]), rel=1e-5)
+    assert told[0]["object_height"] == 0
+    assert max(t["object_height"] for t in told) > 1  # it was carried a decimetre above its bin
+    for t, info in zip(told, infos, strict=True):
+        assert t["gripper_height"] == pytest.approx(t["object_height"] - t["object_z"], abs=1e-4)
+        assert t["staged_reward"] == pytest.approx(info["staged_reward"])
+    closed, grasped = (np.array([t[key] for t in told]) for key in ("gripper_closed", "grasped"))
+    assert closed[0] == grasped[0] == grasped[-1] == 0
+    assert grasped[closed == 0].mean() < 0.1 < 0.5 < grasped[closed == 1].mean()
+    gaps = np.array([t["finger_gap"] for t in told])
+    assert gaps[closed == 1].min() < 0.75 * gaps.max()
+
+
+def test_what_a_task_does_not_have_is_zero_for_a_critic():
+    for task, missing in (("Lift", ("goal_x", "goal_y", "goal_z")), ("Door", STATE[:12])):
+        env = LanguageActionEnv(EnvConfig(task=task, frame_size=28))
+        info = env.reset(seed=0)[1]
+        env.close()
+        told = dict(zip(STATE, info["critic_state"], strict=True))
+        assert not any(told[name] for name in missing)
+        assert told["finger_gap"] > 0
+        assert told["staged_reward"] == pytest.approx(info["staged_reward"])
 
 
 def test_episode_replays_bit_for_bit(can_env, tmp_path):

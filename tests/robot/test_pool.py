@@ -47,6 +47,8 @@ def play(pool: EnvPool, groups: int = 1, disturb=lambda step: None) -> list[np.n
                 batch.rewards,
                 batch.terminated,
                 batch.truncated,
+                batch.observations.states,
+                batch.next_observations.states,
             )
         )
 
@@ -90,19 +92,23 @@ def test_results_depend_neither_on_workers_nor_on_groups(undisturbed, num_worker
 
 def test_new_episodes_begin_where_one_ended(undisturbed):
     """Horizon 5: what is acted on next is the fresh episode, and the last picture is kept."""
-    after, next_facts = undisturbed[3::7], undisturbed[5::7]  # facts: step counts at index 2
-    truncated = np.array(undisturbed[8::7])
+    after, next_facts = undisturbed[3::9], undisturbed[5::9]  # facts: step counts at index 2
+    truncated = np.array(undisturbed[8::9])
+    states, next_states = undisturbed[9::9], undisturbed[10::9]
     assert truncated.sum() >= NUM_ENVS
     for step, ended in enumerate(truncated):
         assert (after[step][ended, 2] == CONFIG.horizon).all()
         assert (next_facts[step][ended, 2] == 0).all()
         assert np.array_equal(after[step][~ended], next_facts[step][~ended])
-    fresh_frames = undisturbed[4::7]
+        assert np.array_equal(states[step][~ended], next_states[step][~ended])
+        assert not (states[step][ended] == next_states[step][ended]).all(-1).any()
+    fresh_frames = undisturbed[4::9]
     with EnvPool(CONFIG, NUM_ENVS, 2) as pool:
-        expected = pool.reset({i: Episode(100 + 10 * i, ()) for i in range(NUM_ENVS)}).frames
+        expected = pool.reset({i: Episode(100 + 10 * i, ()) for i in range(NUM_ENVS)})
     for i in range(NUM_ENVS):
         first_end = truncated[:, i].argmax()
-        assert np.array_equal(fresh_frames[first_end][i], expected[i])
+        assert np.array_equal(fresh_frames[first_end][i], expected.frames[i])
+        assert np.array_equal(next_states[first_end][i], expected.states[i])
 
 
 def test_answers_come_in_the_order_asked_for():

@@ -199,7 +199,9 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
     wanted = recipe.model
     # What VLMPolicy.train_as takes from the recipe, and where the weights once came from.
     free = {"gradient_checkpointing", "freeze_vision", "detach_value", "model_revision"}
-    free |= {"temperature", "mask_senseless_words"}
+    free |= {"temperature", "mask_senseless_words", "value_input"}
+    if wanted.value_input != policy.config.value_input:  # then the value head is new
+        free |= {"value_head_width", "value_head_depth"}
     if wanted.scoring == "auto":
         free.add("scoring")  # it was chosen when the policy was made
     names = [field.name for field in fields(ModelConfig) if field.name not in free]

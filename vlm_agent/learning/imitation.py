@@ -12,13 +12,13 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
-from vlm_agent.learning.advantages import explained_variance, generalized_advantages
+from vlm_agent.learning.advantages import generalized_advantages
 from vlm_agent.learning.checkpoints import RunFolders, save_checkpoint
+from vlm_agent.learning.critic import fit_value_head
 from vlm_agent.learning.demonstrations import Labelled, read_demonstrations
 from vlm_agent.learning.evaluation import episode_rates
 from vlm_agent.learning.evaluator import Evaluator
 from vlm_agent.learning.launch import allow_unused_layers
-from vlm_agent.learning.losses import value_loss
 from vlm_agent.learning.ranks import mean_over_ranks
 from vlm_agent.learning.rollout import RolloutBuffer, RolloutCollector
 from vlm_agent.learning.samples import Samples
@@ -160,25 +160,16 @@ class ImitationTrainer:
             ppo.gamma,
             gae_lambda=1.0,
         )
-        samples = Samples(policy, rollout, self.accelerator.autocast)
-        order = np.array_split(np.arange(len(samples)), -(-len(samples) // ppo.batch_size))
-        with self.accelerator.autocast():
-            states = torch.cat([policy.prompt_states(**samples.inputs(index)) for index in order])
-        # Every rank learns from everyone's moments, so that all end with the same head.
-        states_BD = self.accelerator.gather(states)
-        returns_B = self.accelerator.gather(samples.tensor(returns_TN))
-        head = policy.value_head
-        optimizer = torch.optim.AdamW(head.parameters(), lr=ppo.value_learning_rate)
-        for epoch in range(VALUE_EPOCHS):
-            rng = derive_rng(ppo.seed, "value head", epoch)
-            for index in np.array_split(rng.permutation(len(returns_B)), len(order)):
-                loss = value_loss(head(states_BD[index]), returns_B[index], returns_B[index], None)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        with torch.no_grad():
-            values = head(states_BD).cpu().numpy()
-        explained = explained_variance(values, returns_B.cpu().numpy())
+        explained = fit_value_head(
+            policy,
+            self.accelerator,
+            Samples(policy, rollout, self.accelerator.autocast),
+            returns_TN,
+            epochs=VALUE_EPOCHS,
+            batch_size=ppo.batch_size,
+            learning_rate=ppo.value_learning_rate,
+            seed=ppo.seed,
+        )
         self._record({"stage": "value head", "explained_variance": explained})
 
     def evaluate(self) -> None:

@@ -95,10 +95,7 @@ class RolloutBuffer:
         """
         shape = (steps, len(like))
         return cls(
-            observations=Observations(
-                np.empty((steps, *like.frames.shape), like.frames.dtype),
-                np.empty((steps, *like.facts.shape), like.facts.dtype),
-            ),
+            observations=like.empty(steps),
             actions=np.zeros(shape, np.int64),
             log_probs=np.zeros(shape, np.float32),
             values=np.zeros(shape, np.float32),
@@ -223,8 +220,7 @@ class RolloutCollector:
             {int(i): int(action) for i, action in zip(group, said.actions, strict=True)},
             {int(i): self._next_record(i).episode for i in group},
         )
-        buffer.observations.frames[step, group] = seen.frames
-        buffer.observations.facts[step, group] = seen.facts
+        buffer.observations.put((step, group), seen)
         buffer.actions[step, group] = said.actions
         buffer.log_probs[step, group] = said.log_probs
         buffer.values[step, group] = said.values
@@ -244,8 +240,7 @@ class RolloutCollector:
             # Where only the time is up, the last observation has a value of its own.
             final = self._timed(predict_values, policy, led_to.observations[led_to.truncated])
             buffer.next_values[step, group[led_to.truncated]] = final
-        self._observations.frames[group] = led_to.next_observations.frames
-        self._observations.facts[group] = led_to.next_observations.facts
+        self._observations.put(group, led_to.next_observations)
         finished = []
         for n, i in enumerate(group):
             buffer.expert_actions[step, i] = led_to.infos[n].get("expert_action", -1)

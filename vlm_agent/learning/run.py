@@ -132,6 +132,8 @@ def run_imitation(recipe: Recipe) -> None:
     """
     if recipe.ppo.resume_from is not None:
         raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
+    if recipe.model.value_input == "state":
+        raise UserError("value_input: 'state' is for PPO: demonstrations do not hold the state")
     check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
     with begin_run(recipe, ExpertEnv) as run:
         trainer = ImitationTrainer(recipe, run.accelerator, run.policy, run.pool)

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from vlm_agent.learning.advantages import generalized_advantages
+from vlm_agent.learning.critic import fit_value_head
 from vlm_agent.learning.losses import clipped_policy_loss, kl_estimates, value_loss
 from vlm_agent.learning.ranks import (
     explained_variance_over_ranks,
@@ -71,15 +72,7 @@ class PPOUpdate:
         if self.ppo.recompute_log_probs:
             old_log_probs = self._log_probs(samples, order)
         rewards_TN, about_kl = self._penalized_rewards(rollout, samples, old_log_probs, order)
-        advantages_TN, returns_TN = generalized_advantages(
-            rewards_TN,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.truncated,
-            self.ppo.gamma,
-            self.ppo.gae_lambda,
-        )
+        advantages_TN, returns_TN = self._advantages(rollout, rewards_TN)
         if self.ppo.normalize_advantage:
             advantages_TN = normalize_over_ranks(advantages_TN)
         data = {
@@ -99,6 +92,18 @@ class PPOUpdate:
             epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
+        if self.ppo.value_epochs:
+            fit_value_head(
+                self.policy,
+                self.accelerator,
+                samples,
+                returns_TN,
+                epochs=self.ppo.value_epochs,
+                batch_size=self.ppo.batch_size,
+                learning_rate=self.optimizer.param_groups[1]["lr"],
+                seed=self.ppo.seed,
+                purpose=("value head", number),
+            )
         means = mean_over_ranks(self.accelerator, steps)
         del means["ratio_error"]
         return {
@@ -109,6 +114,23 @@ class PPOUpdate:
             "first_ratio_error": max_over_ranks(self.accelerator, steps[0]["ratio_error"]),
             "n_epochs_done": epoch + 1,
         }
+
+    def _advantages(
+        self, rollout: RolloutBuffer, rewards_TN: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Advantages, and the value head's targets, which may have a lambda of their own."""
+        watched = (
+            rewards_TN,
+            rollout.values,
+            rollout.next_values,
+            rollout.terminated,
+            rollout.truncated,
+            self.ppo.gamma,
+        )
+        advantages_TN, returns_TN = generalized_advantages(*watched, self.ppo.gae_lambda)
+        if self.ppo.value_lambda is not None:
+            _, returns_TN = generalized_advantages(*watched, self.ppo.value_lambda)
+        return advantages_TN, returns_TN
 
     def _step(
         self, inputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], number: int

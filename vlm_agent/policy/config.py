@@ -55,6 +55,11 @@ class ModelConfig:
     load_in_8bit: bool = setting(False, "LoRA on a backbone quantised to 8 bits (LLM.int8())")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = setting("nf4", "number format of the 4 bits")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    value_input: Literal["hidden", "state"] = setting(
+        "hidden",
+        "what the value head reads: the hidden state that the words are scored from; or, in "
+        "training alone, the scene's state, which no word depends on (asymmetric actor-critic)",
+    )
     value_head_width: Annotated[int, Field(ge=1)] = setting(
         256, "width of the value head's hidden layers"
     )

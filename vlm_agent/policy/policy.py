@@ -12,11 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlm_agent.observations import Observations
+from vlm_agent.observations import STATE, Observations
 from vlm_agent.policy.artifact import ACTION_HEAD_FILE, VALUE_HEAD_FILE, SavedPolicy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.encoding import ObservationEncoder, PromptRows, sensible_words
 from vlm_agent.policy.loading import Backbone
+from vlm_agent.policy.patches import project_patches
 from vlm_agent.policy.scorer import WordScorer
 from vlm_agent.policy.value_head import ValueHead
 
@@ -68,6 +69,7 @@ class VLMPolicy(nn.Module, SavedPolicy):
         self.recipe = recipe or {}
         self.words = encoder.template.words
         self.family = encoder.family
+        project_patches(self.family.vision_modules(self.inner_model.model))
         self.rows = PromptRows(encoder, self.inner_model.model)
         by_head = config.scoring == "action_head"
         self.scorer = WordScorer(encoder.words, "first_token" if by_head else config.scoring)
@@ -75,9 +77,7 @@ class VLMPolicy(nn.Module, SavedPolicy):
         hidden_size = self.inner_model.config.get_text_config().hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.value_head = ValueHead(
-                hidden_size, config.value_head_width, config.value_head_depth
-            )
+            self.value_head = self._new_value_head(config)
             self.action_head = nn.Linear(hidden_size, len(self.words)) if by_head else None
         if self.action_head is not None:
             nn.init.zeros_(self.action_head.weight)  # every word is as probable at the start
@@ -89,9 +89,19 @@ class VLMPolicy(nn.Module, SavedPolicy):
     def train_as(self, config: ModelConfig) -> None:
         """Take from settings what a policy may be trained with, whatever it was made with.
 
-        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words`` and
-        ``gradient_checkpointing``.
+        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words``,
+        ``gradient_checkpointing``, and ``value_input``: with another one, the value head is new.
         """
+        if config.value_input != self.config.value_input:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.value_head = self._new_value_head(config).to(self.device)
+            self.config = dataclasses.replace(
+                self.config,
+                value_input=config.value_input,
+                value_head_width=config.value_head_width,
+                value_head_depth=config.value_head_depth,
+            )
         vision = self.family.vision_modules(self.inner_model.model)
         if not isinstance(self.backbone, peft.PeftModel):  # whose adapters alone are trained
             for module in vision:
@@ -178,16 +188,32 @@ class VLMPolicy(nn.Module, SavedPolicy):
             # As good as minus infinity, but 0 times it is 0 in the entropy.
             lowest = torch.finfo(logits_BA.dtype).min
             logits_BA = logits_BA.masked_fill(~inputs["word_mask"], lowest)
-        for_value = prompt_end_BD.detach() if self.config.detach_value else prompt_end_BD
-        values_B = self.value_head(for_value)
+        values_B = self._values(prompt_end_BD, inputs)
         return PolicyOutput(logits_BA, values_B, made if self.vision_is_frozen else None)
 
+    def _values(self, prompt_end_BD: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.config.value_input == "hidden":
+            return self.value_head(
+                prompt_end_BD.detach() if self.config.detach_value else prompt_end_BD
+            )
+        if "critic_states" not in inputs:  # nobody knows it where the policy is only used
+            return torch.full_like(prompt_end_BD[:, 0], torch.nan, dtype=torch.float32)
+        return self.value_head(inputs["critic_states"])
+
     @torch.no_grad()
-    def prompt_states(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """What the value head reads: final hidden states at the prompt's end, (B, D)."""
+    def value_inputs(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """What the value head reads: final hidden states at the prompt's end, or scenes, (B, D)."""
+        if self.config.value_input == "state":
+            return inputs["critic_states"]
         if "image_features" not in inputs:
             inputs = {**inputs, "image_features": self._image_features(inputs)}
         return self._hidden_states(inputs, self.scorer)[:, 0]
+
+    def _new_value_head(self, config: ModelConfig) -> ValueHead:
+        size = self.inner_model.config.get_text_config().hidden_size
+        if config.value_input == "state":
+            size = len(STATE)
+        return ValueHead(size, config.value_head_width, config.value_head_depth)
 
     @torch.no_grad()
     def image_features(self, frames_BHWC: np.ndarray) -> torch.Tensor:
@@ -238,7 +264,8 @@ class VLMPolicy(nn.Module, SavedPolicy):
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, L), ``position_ids`` (P, B, L); the family's
-            image inputs or ``image_features``; ``word_mask`` (B, A) if words are masked.
+            image inputs or ``image_features``; ``word_mask`` (B, A) if words are masked;
+            ``critic_states`` (B, S) if the value head reads those and they are known.
         """
         frames = observations.frames
         inputs = self.rows(observations.facts, frames.shape[1:])
@@ -246,6 +273,8 @@ class VLMPolicy(nn.Module, SavedPolicy):
             inputs["word_mask"] = sensible_words(observations.facts)
         if image_features is not None:
             inputs["image_features"] = image_features
+        if self.config.value_input == "state" and observations.states is not None:
+            inputs["critic_states"] = torch.from_numpy(observations.states)
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         if image_features is None:
             inputs |= self.encoder.frames(frames, self.device)

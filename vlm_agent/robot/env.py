@@ -146,6 +146,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             "is_success": is_success,
             "stage": self._stage.name.lower(),
             "staged_reward": self._potential,
+            "critic_state": self.scene.critic_state(self._potential),
             "seed": self.episode_seed,
         }
 

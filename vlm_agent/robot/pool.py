@@ -118,7 +118,7 @@ class EnvPool:
             raise RuntimeError("a step is under way: finish it before a reset")
         self._ask(episodes)
         reports = self._receive(episodes)
-        return self._observations(0, list(episodes), [reports[slot].facts for slot in episodes])
+        return self._observations(list(episodes), [reports[slot] for slot in episodes])
 
     def step(
         self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
@@ -156,24 +156,26 @@ class EnvPool:
         rewards, terminated, truncated, infos = zip(
             *(report.outcome for report in chosen if report.outcome), strict=True
         )
-        observations = self._observations(0, slots, [report.facts for report in chosen])
-        frames, facts = observations.frames, observations.facts
-        begun = [i for i, report in enumerate(chosen) if report.fresh_facts is not None]
+        observations = following = self._observations(slots, chosen)
+        begun = {i: report.fresh for i, report in enumerate(chosen) if report.fresh is not None}
         if begun:
-            frames, facts = frames.copy(), facts.copy()
-            frames[begun] = self._pictures[1, [slots[i] for i in begun]]
-            facts[begun] = [chosen[i].fresh_facts for i in begun]
+            facts, states = zip(*begun.values(), strict=True)
+            pictures = self._pictures[1, [slots[i] for i in begun]]
+            following = observations.copy()
+            following.put(list(begun), Observations(pictures, np.stack(facts), np.stack(states)))
         return StepBatch(
             observations,
-            Observations(frames, facts),
+            following,
             np.array(rewards),
             np.array(terminated),
             np.array(truncated),
             list(infos),
         )
 
-    def _observations(self, row: int, slots: list[int], facts: list[np.ndarray]) -> Observations:
-        return Observations(self._pictures[row, slots], np.stack(facts))
+    def _observations(self, slots: list[int], reports: list[Report]) -> Observations:
+        facts = np.stack([report.facts for report in reports])
+        states = np.stack([report.state for report in reports])
+        return Observations(self._pictures[0, slots], facts, states)
 
     def _ask(self, requests: Mapping[int, Any]) -> None:
         """Send each worker its share."""
@@ -208,7 +210,7 @@ class EnvPool:
             self._digests[slot] = reports[slot].digest
             if isinstance(what, Episode):
                 self._episodes[slot] = what
-            elif reports[slot].fresh_facts is not None and what.following is not None:
+            elif reports[slot].fresh is not None and what.following is not None:
                 self._episodes[slot] = what.following
             else:
                 before = self._episodes[slot]

@@ -9,6 +9,7 @@ import numpy as np
 
 from vlm_agent.actions import Motion
 from vlm_agent.errors import UserError
+from vlm_agent.observations import STATE
 from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
 from vlm_agent.robot.control import ArmControl
 from vlm_agent.robot.names import import_mujoco, import_robosuite, name_problems
@@ -172,19 +173,48 @@ class RobotScene:
         """Whether robosuite counts the task as solved."""
         return bool(self.env._check_success())
 
+    def is_grasped(self) -> bool:
+        """Whether the fingers hold the task's object."""
+        assert self.task.target is not None
+        target = self.task.target(self.env)
+        fingers = self.robot.gripper
+        return bool(self.env._check_grasp(gripper=fingers, object_geoms=target.contact_geoms))
+
     def stage(self, is_success: bool) -> Stage:
         """The stage of the present state (not the highest so far), given :meth:`is_success`."""
         if is_success:
             return Stage.PLACED
         if self.task.target is None:
             return Stage.NONE
-        target = self.task.target(self.env)
         position = self.object_position()
-        if self.env._check_grasp(gripper=self.robot.gripper, object_geoms=target.contact_geoms):
+        if self.is_grasped():
             lifted = position[2] - self.resting_height > LIFTED_HEIGHT
             return Stage.LIFTED if lifted else Stage.GRASPED
         near = np.linalg.norm(self.gripper_position - position) < REACHED_DISTANCE
         return Stage.REACHED if near else Stage.NONE
+
+    def critic_state(self, staged: float) -> np.ndarray:
+        """What a critic may know of the scene, float32, as :data:`STATE` names it.
+
+        Lengths are in decimetres: of that size are the distances that decide. The object's place
+        is seen from the gripper, the goal's from the object. What a task does not have is 0.
+
+        Args:
+            staged: The :meth:`staged_reward` of the present state.
+        """
+        closed = float(self.gripper_closed)
+        if self.task.target is None:
+            hand = [0.0] * (len(STATE) - 4) + [10 * self.finger_gap(), closed, 0.0, staged]
+            return np.array(hand, np.float32)
+        position, gripper = self.object_position(), self.gripper_position
+        offset = 10 * (position - gripper)
+        goal = self.goal()
+        to_goal = np.zeros(3) if goal is None else 10 * (goal.position - position)
+        heights = 10 * (np.array([position[2], gripper[2]]) - self.resting_height)
+        distances = [np.linalg.norm(offset[:2]), np.linalg.norm(offset)]
+        hand = [10 * self.finger_gap(), closed, float(self.is_grasped()), staged]
+        parts = (offset, np.abs(offset[:2]), distances, to_goal, heights, hand)
+        return np.concatenate(parts).astype(np.float32)
 
     def close(self) -> None:
         """Free the simulation."""

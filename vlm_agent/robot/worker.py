@@ -86,15 +86,17 @@ class Report:
 
     Attributes:
         facts: int32 (F,), after the word or the reset.
+        state: float32 (S,), what a critic may know then.
         digest: Of the present state, see :meth:`LanguageActionEnv.digest`.
         outcome: Reward, terminated, truncated and info of a word; ``None`` after a reset.
-        fresh_facts: int32 (F,), of the episode that was begun after the word, if one was.
+        fresh: Facts and state of the episode that was begun after the word, if one was.
     """
 
     facts: np.ndarray
+    state: np.ndarray
     digest: bytes
     outcome: tuple[float, bool, bool, dict[str, Any]] | None = None
-    fresh_facts: np.ndarray | None = None
+    fresh: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,17 +172,17 @@ def _answer(
 def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> Report:
     """Take up an episode; or say a word, and begin another episode if the word ended this one."""
     if isinstance(what, Episode):
-        observation, _ = env.reset(seed=what.seed, options={"actions": what.actions})
-        return Report(_put(observation, pictures[0]), env.digest())
+        observation, info = env.reset(seed=what.seed, options={"actions": what.actions})
+        return Report(_put(observation, pictures[0]), info["critic_state"], env.digest())
     observation, reward, terminated, truncated, info = env.step(what.action)
     facts = _put(observation, pictures[0])
-    fresh_facts = None
+    fresh = None
     if what.following is not None and (terminated or truncated):
         following = what.following
-        observation, _ = env.reset(seed=following.seed, options={"actions": following.actions})
-        fresh_facts = _put(observation, pictures[1])
+        observation, begun = env.reset(seed=following.seed, options={"actions": following.actions})
+        fresh = _put(observation, pictures[1]), begun["critic_state"]
     outcome = (reward, terminated, truncated, info)
-    return Report(facts, env.digest(), outcome, fresh_facts)
+    return Report(facts, info["critic_state"], env.digest(), outcome, fresh)
 
 
 def _put(observation: Observation, picture: np.ndarray) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""The value head by itself: passes over what it reads, without the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from vlm_agent.learning.advantages import explained_variance
+from vlm_agent.learning.losses import value_loss
+from vlm_agent.learning.samples import Samples
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.seeding import derive_rng
+
+
+def fit_value_head(
+    policy: VLMPolicy,
+    accelerator: Accelerator,
+    samples: Samples,
+    returns_TN: np.ndarray,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    purpose: Sequence[int | str] = ("value head",),
+) -> float:
+    """Teach the value head the returns of a rollout; nothing else changes.
+
+    What it reads is made once, so that a pass costs next to nothing.
+
+    Args:
+        policy: Whose value head.
+        accelerator: Talks to the other processes; everyone learns from everyone's rollouts, so
+            that all end with the same head.
+        samples: This rank's rollout.
+        returns_TN: Its targets.
+        epochs: Passes.
+        batch_size: Samples per minibatch and process.
+        learning_rate: Of AdamW.
+        seed: The run's.
+        purpose: Decides with it the order of the samples.
+
+    Returns:
+        The variance of all returns that it explains afterwards.
+    """
+    order = np.array_split(np.arange(len(samples)), -(-len(samples) // batch_size))
+    with accelerator.autocast():
+        inputs = torch.cat([policy.value_inputs(**samples.inputs(index)) for index in order])
+    inputs_BD = accelerator.gather(inputs)
+    returns_B = accelerator.gather(samples.tensor(returns_TN))
+    head = policy.value_head
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
+    for epoch in range(epochs):
+        rng = derive_rng(seed, *purpose, epoch)
+        for index in np.array_split(rng.permutation(len(returns_B)), len(order)):
+            loss = value_loss(head(inputs_BD[index]), returns_B[index], returns_B[index], None)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        values = head(inputs_BD).cpu().numpy()
+    return explained_variance(values, returns_B.cpu().numpy())
