@@ -115,6 +115,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     (compared,) = written["comparisons"]
     assert (compared["train_seed"], compared["only_this"], compared["only_first"]) == (1, 7, 0)
     assert compared["p_value"] == pytest.approx(2 / 2**7)
+    _the_rest_stays(tmp_path, output, written, start)
     readme = tmp_path / "README.md"
     readme.write_text(f"before {BEGIN} old {END} after")
     write_readme(written, readme)
@@ -128,6 +129,24 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     plot_learning_curves(written, tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").text[SOURCE] == curves_digest(written["curves"])
     assert written["curves"][0]["success_rate"] == [0.2, 0.8]
+
+
+def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row) -> None:
+    """A study that has made only one row anew leaves the others as they were."""
+    new = folder / "new"
+    new.mkdir()
+    evaluation(new / "evaluations" / again.file, again.label, 3)
+    write_results(Study(new), output)
+    merged = json.loads(output.read_text())
+    assert merged["rows"][0] == written["rows"][0] | {
+        "success_rate": 0.3,
+        "ci95_low": pytest.approx(0.108, abs=1e-3),
+        "ci95_high": pytest.approx(0.603, abs=1e-3),
+    }
+    assert merged["rows"][1:] == written["rows"][1:]
+    for key in ("hours", "comparisons", "curves"):
+        assert merged[key] == written[key]
+    output.write_text(json.dumps(written))
 
 
 def test_names_of_evaluations_differ():

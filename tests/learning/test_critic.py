@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -141,7 +140,7 @@ def test_the_targets_may_have_a_lambda_of_their_own(recipe_for):
 
 @pytest.mark.parametrize("critic", [{}, STATE_CRITIC], ids=["hidden", "state"])
 def test_value_epochs_teach_the_value_head_alone(recipe_for, critic):
-    recipe = recipe_for(**critic)
+    recipe = recipe_for(**critic, batch_size=16)
     policy = fresh_policy(recipe)
     collector = RolloutCollector(StatePool(8), seed=0, rank=0)
     buffer, _ = collector.collect_rollout(policy.eval(), 16)
@@ -149,8 +148,9 @@ def test_value_epochs_teach_the_value_head_alone(recipe_for, critic):
     accelerator = Accelerator(cpu=True)
     samples = Samples(policy, buffer, accelerator.autocast)
     returns = 3.0 * (buffer.observations.frames[..., 0, 0, 0] > 100) - 1.0  # follow the colour
-    options: Mapping = {"batch_size": 16, "learning_rate": 1e-2, "seed": 0}
-    explained = fit_value_head(policy, accelerator, samples, returns, epochs=20, **options)
+    explained = fit_value_head(
+        policy, accelerator, samples, returns, ppo=recipe.ppo, epochs=20, learning_rate=1e-2
+    )
     assert explained > 0.9
     output = output_of(policy, buffer.observations.flatten())
     assert abs(output.values.numpy() - returns.reshape(-1)).max() < 1

@@ -23,6 +23,8 @@ SEEDS = (0, 1, 2)
 STARTER, WARM = "starter policy", "warm start"
 CAN, LIFT = "PickPlaceCan", "Lift"
 HORIZONS = {CAN: 120, LIFT: 60}
+ROW_NAMES = ("policy", "task", "train_seed", "mode", "change")
+COMPARISON_NAMES = ("policy", "train_seed", "mode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,40 +172,59 @@ def run_study(folder: Path, output: Path) -> None:
 
 
 def write_results(study: Study, output: Path) -> None:
-    """Put what has been evaluated so far into one JSON file."""
-    hours = read_hours(study.folder)
-    rows, results = [], {}
+    """Put what has been evaluated so far into one JSON file.
+
+    What an earlier version of the file holds and this study has not made again stays in it, so that
+    a part of the results can be made anew without the hours of the others.
+    """
+    earlier = json.loads(output.read_text()) if output.is_file() else {}
+    results = {}
     for row in study.rows():
         path = study.folder / "evaluations" / row.file
         if path.is_file():
             results[row] = read_result(path)
-            rows.append(_row(row, results[row]))
+    hours = {name: round(spent, 3) for name, spent in read_hours(study.folder).items()}
+    rows = [_row(row, result) for row, result in results.items()]
+    comparisons, curves = list(_comparisons(results)), list(_curves(study))
     written = {
         "commit": _git("rev-parse", "HEAD"),
         "hardware": hardware(),
-        "hours": {name: round(spent, 3) for name, spent in hours.items()},
+        "hours": earlier.get("hours", {}) | hours,
         "seeds": {"train": list(SEEDS), "evaluation": 0},
-        "rows": rows,
-        "comparisons": list(_comparisons(results)),
-        "curves": list(_curves(study)),
+        "rows": _merged(earlier.get("rows", []), rows, ROW_NAMES),
+        "comparisons": _merged(earlier.get("comparisons", []), comparisons, COMPARISON_NAMES),
+        "curves": _merged(earlier.get("curves", []), curves, ("run",)),
     }
+    order = [tuple(_about(row).values()) for row in study.rows()]
+    written["rows"].sort(key=lambda row: order.index(tuple(row[name] for name in ROW_NAMES)))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
 
-def _row(row: Row, result: dict[str, Any]) -> dict[str, Any]:
+def _merged(
+    earlier: list[dict[str, Any]], made: list[dict[str, Any]], names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """What was made, and what was there under other names."""
+    new = {tuple(one[name] for name in names) for one in made}
+    return [one for one in earlier if tuple(one[name] for name in names) not in new] + made
+
+
+def _about(row: Row) -> dict[str, Any]:
+    """What a row is known by, under :data:`ROW_NAMES`."""
     changes = {options: name for name, options in {**ROBUSTNESS, **ABLATIONS}.items()}
+    change = changes.get(row.change, "none")
+    values = (row.label, row.task, row.train_seed, row.mode, change)
+    return dict(zip(ROW_NAMES, values, strict=True))
+
+
+def _row(row: Row, result: dict[str, Any]) -> dict[str, Any]:
     return {
-        "policy": row.label,
-        "task": row.task,
-        "train_seed": row.train_seed,
+        **_about(row),
         "episodes": result["num_eval_episodes"],
         "success_rate": result["success_rate"],
         "ci95_low": result["ci95_low"],
         "ci95_high": result["ci95_high"],
         "mean_length": result["mean_length"],
-        "mode": row.mode,
-        "change": changes.get(row.change, "none"),
     }
 
 

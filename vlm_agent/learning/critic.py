@@ -12,6 +12,7 @@ from vlm_agent.learning.advantages import explained_variance
 from vlm_agent.learning.losses import value_loss
 from vlm_agent.learning.samples import Samples
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipes import PPOConfig
 from vlm_agent.seeding import derive_rng
 
 
@@ -21,10 +22,9 @@ def fit_value_head(
     samples: Samples,
     returns_TN: np.ndarray,
     *,
+    ppo: PPOConfig,
     epochs: int,
-    batch_size: int,
     learning_rate: float,
-    seed: int,
     purpose: Sequence[int | str] = ("value head",),
 ) -> float:
     """Teach the value head the returns of a rollout; nothing else changes.
@@ -37,16 +37,15 @@ def fit_value_head(
             that all end with the same head.
         samples: This rank's rollout.
         returns_TN: Its targets.
+        ppo: Has the size of minibatches and the run's seed.
         epochs: Passes.
-        batch_size: Samples per minibatch and process.
         learning_rate: Of AdamW.
-        seed: The run's.
-        purpose: Decides with it the order of the samples.
+        purpose: Decides with the seed the order of the samples.
 
     Returns:
         The variance of all returns that it explains afterwards.
     """
-    order = np.array_split(np.arange(len(samples)), -(-len(samples) // batch_size))
+    order = np.array_split(np.arange(len(samples)), -(-len(samples) // ppo.batch_size))
     with accelerator.autocast():
         inputs = torch.cat([policy.value_inputs(**samples.inputs(index)) for index in order])
     inputs_BD = accelerator.gather(inputs)
@@ -54,7 +53,7 @@ def fit_value_head(
     head = policy.value_head
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
     for epoch in range(epochs):
-        rng = derive_rng(seed, *purpose, epoch)
+        rng = derive_rng(ppo.seed, *purpose, epoch)
         for index in np.array_split(rng.permutation(len(returns_B)), len(order)):
             loss = value_loss(head(inputs_BD[index]), returns_B[index], returns_B[index], None)
             optimizer.zero_grad()

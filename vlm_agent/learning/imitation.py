@@ -165,10 +165,9 @@ class ImitationTrainer:
             self.accelerator,
             Samples(policy, rollout, self.accelerator.autocast),
             returns_TN,
+            ppo=ppo,
             epochs=VALUE_EPOCHS,
-            batch_size=ppo.batch_size,
             learning_rate=ppo.value_learning_rate,
-            seed=ppo.seed,
         )
         self._record({"stage": "value head", "explained_variance": explained})
 

@@ -98,10 +98,9 @@ class PPOUpdate:
                 self.accelerator,
                 samples,
                 returns_TN,
+                ppo=self.ppo,
                 epochs=self.ppo.value_epochs,
-                batch_size=self.ppo.batch_size,
                 learning_rate=self.optimizer.param_groups[1]["lr"],
-                seed=self.ppo.seed,
                 purpose=("value head", number),
             )
         means = mean_over_ranks(self.accelerator, steps)
