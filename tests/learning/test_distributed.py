@@ -29,7 +29,8 @@ def launch(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 FORMS = {
     "full": "",
-    "lora": "use_peft: true\nscoring: phrase_mean\nkl_coef: 0.1\nrecompute_log_probs: true\n",
+    "lora": "use_peft: true\nscoring: phrase_mean\nkl_coef: 0.1\nrecompute_log_probs: true\n"
+    "value_input: state\nvalue_epochs: 2\n",
 }
 
 
