@@ -136,6 +136,10 @@ def test_a_critic_is_told_where_things_are(can_env):
     assert closed[0] == grasped[0] == grasped[-1] == 0
     assert grasped[closed == 0].mean() < 0.1 < 0.5 < grasped[closed == 1].mean()
     gaps = np.array([t["finger_gap"] for t in told])
+    can_env.reset(seed=7)
+    *_, info = can_env.step(WORD["close gripper"])
+    in_the_air = dict(zip(STATE, info["critic_state"], strict=True))
+    assert (in_the_air["gripper_closed"], in_the_air["grasped"]) == (1, 0)
     assert gaps[closed == 1].min() < 0.75 * gaps.max()
 
 
