@@ -183,7 +183,7 @@ def test_reset_can_take_an_episode_up_where_it_stood(can_env):
     }
     after = can_env.step(actions[4])
     assert np.array_equal(after[0]["image"], expected[0]["image"])
-    assert after[1:] == expected[1:]
+    np.testing.assert_equal(after[1:], expected[1:])
 
 
 def test_lift_staged_and_sparse_rewards():
