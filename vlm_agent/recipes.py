@@ -127,6 +127,9 @@ class PPOConfig:
     )
     curriculum_threshold: Fraction = setting(0.7, "success rate at which they begin earlier")
     curriculum_stride: Count = setting(3, "by how many words")
+    curriculum_patience: Annotated[float, Field(ge=1)] = setting(
+        2.0, "such an episode is over after so many times the expert's missing words, and a stride"
+    )
     save_freq: Count = setting(10_000, "timesteps between checkpoints")
     eval_freq: Count = setting(10_000, "timesteps between evaluations")
     num_eval_episodes: Annotated[int, Field(ge=0)] = setting(

@@ -1,5 +1,7 @@
 """Episodes that begin near their end."""
 
+import json
+
 import numpy as np
 
 from tests.learning.worlds import ColourPool
@@ -13,7 +15,7 @@ EPISODES = [Episode(7, tuple(range(6))), Episode(9, (0,) * 4)]
 
 
 def curriculum() -> ReverseCurriculum:
-    return ReverseCurriculum(EPISODES, seed=0, threshold=0.6, stride=2)
+    return ReverseCurriculum(EPISODES, seed=0, threshold=0.6, stride=2, patience=1.5)
 
 
 def test_at_first_only_the_last_words_are_missing():
@@ -23,6 +25,9 @@ def test_at_first_only_the_last_words_are_missing():
     assert set(left) == {1, 2}
     assert all(whole[s.seed][: len(s.actions)] == s.actions for s in starts)
     assert {start.seed for start in starts} == {7, 9}
+    # The policy has 1.5 times the missing words, rounded up, and a stride.
+    times = {1: 2 + 2, 2: 3 + 2}
+    assert [start.horizon - len(start.actions) for start in starts] == [times[n] for n in left]
 
 
 def test_it_moves_back_when_enough_are_solved():
@@ -57,9 +62,15 @@ def test_a_rollout_begins_in_the_middle_of_episodes(policy):
     for record in finished:
         begun = whole[record.seed][: len(whole[record.seed]) - 2]
         assert tuple(record.actions[: len(begun)]) == begun
-        assert len(record.actions) == 8
-    state = collector.state_dict()
+        assert len(record.actions) == min(8, record.horizon)
+    assert {len(record.actions) for record in finished} > {8}
+    state = json.loads(json.dumps(collector.state_dict()))
     assert state["curriculum"]["words_left"] == 2
+    again = RolloutCollector(ColourPool(3, horizon=8), seed=0, rank=0, curriculum=curriculum())
+    again.load_state_dict(state)
+    for one, other in zip(again.running, collector.running, strict=True):
+        assert one.episode == other.episode
+        assert other.horizon is not None
 
 
 def test_a_worker_begins_the_following_episode_where_it_is_asked_to():

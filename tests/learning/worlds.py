@@ -21,7 +21,7 @@ class ColourPool:
     """The picture's colour says which word is right; a right word earns 1.
 
     Two colours, two right words out of eight; the colours of an episode follow from its seed.
-    Chance is 1/8. Every episode is truncated after ``horizon`` words.
+    Chance is 1/8. Every episode is truncated after ``horizon`` words, or its own.
     """
 
     COLOURS = ((230, 20, 20), (20, 20, 230))
@@ -32,13 +32,18 @@ class ColourPool:
         self.num_workers = 1
         self.horizon = horizon
         self._episodes: dict[int, tuple[int, list[int]]] = {}
+        self._limits: dict[int, int] = {}
         self._begun: deque[tuple[Mapping[int, int], Mapping[int, Episode]]] = deque()
         self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
         for slot, episode in episodes.items():
-            self._episodes[slot] = (episode.seed, list(episode.actions))
+            self._begin(slot, episode)
         return Observations.stack([self._observe(slot) for slot in episodes])
+
+    def _begin(self, slot: int, episode: Episode) -> None:
+        self._episodes[slot] = (episode.seed, list(episode.actions))
+        self._limits[slot] = min(self.horizon, episode.horizon or self.horizon)
 
     def start_step(
         self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
@@ -54,7 +59,7 @@ class ColourPool:
         after = Observations.stack([self._observe(slot) for slot in actions])
         for slot, ended in zip(actions, terminated | truncated, strict=True):
             if ended and slot in following:
-                self._episodes[slot] = (following[slot].seed, list(following[slot].actions))
+                self._begin(slot, following[slot])
         fresh = Observations.stack([self._observe(slot) for slot in actions])
         return StepBatch(
             after, fresh, rewards, terminated, truncated, [self._info() for _ in actions]
@@ -71,7 +76,7 @@ class ColourPool:
 
     def _ends(self, slots: list[int]) -> tuple[list[bool], list[bool]]:
         return [False] * len(slots), [
-            len(self._episodes[slot][1]) >= self.horizon for slot in slots
+            len(self._episodes[slot][1]) >= self._limits[slot] for slot in slots
         ]
 
     def _colour(self, slot: int) -> int:

@@ -84,6 +84,16 @@ def test_facts_count_words(can_env):
     assert observation["words_left"] == can_env.config.horizon - 1
 
 
+def test_an_episode_may_have_less_time_than_the_scene_gives(can_env):
+    can_env.reset(seed=0, options={"actions": [0, 0], "horizon": 4})
+    observation, _, _, truncated, _ = can_env.step(WORD["left"])
+    assert (observation["words_left"], truncated) == (1, False)
+    *_, truncated, _ = can_env.step(WORD["left"])
+    assert truncated
+    observation, _ = can_env.reset(seed=0, options={"horizon": 10_000})
+    assert observation["words_left"] == can_env.config.horizon
+
+
 def test_seed_decides_the_scene(can_env):
     first = can_env.reset(seed=1)[0]["image"]
     other = can_env.reset(seed=2)[0]["image"]

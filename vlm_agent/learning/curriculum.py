@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -29,15 +30,23 @@ class ReverseCurriculum:
         seed: The run's seed.
         threshold: The success rate at which to go on.
         stride: How many words more are left to the policy then.
+        patience: Where the expert needs n words more, the policy has ``patience`` n + ``stride``;
+            what it does far from the way there teaches it little.
     """
 
     def __init__(
-        self, episodes: Sequence[Episode], seed: int, threshold: float, stride: int
+        self,
+        episodes: Sequence[Episode],
+        seed: int,
+        threshold: float,
+        stride: int,
+        patience: float,
     ) -> None:
         self.episodes = episodes
         self.seed = seed
         self.threshold = threshold
         self.stride = stride
+        self.patience = patience
         self.words_left = stride
         self._recent: deque[bool] = deque(maxlen=WINDOW)
         self._longest = max(len(episode.actions) for episode in episodes)
@@ -47,8 +56,10 @@ class ReverseCurriculum:
         rng = derive_rng(self.seed, "curriculum", *coordinates)
         chosen = self.episodes[int(rng.integers(len(self.episodes)))]
         # Nearer starts stay in, so that what is learnt is not forgotten.
-        left = int(rng.integers(1, self.words_left + 1))
-        return Episode(chosen.seed, chosen.actions[: max(0, len(chosen.actions) - left)])
+        left = min(int(rng.integers(1, self.words_left + 1)), len(chosen.actions))
+        begun = len(chosen.actions) - left
+        horizon = begun + math.ceil(self.patience * left) + self.stride
+        return Episode(chosen.seed, chosen.actions[:begun], horizon)
 
     @property
     def share(self) -> float:
@@ -84,4 +95,5 @@ def make_curriculum(recipe: Recipe) -> ReverseCurriculum | None:
     if ppo.curriculum == "none":
         return None
     episodes = read_episodes(recipe)
-    return ReverseCurriculum(episodes, ppo.seed, ppo.curriculum_threshold, ppo.curriculum_stride)
+    how = ppo.curriculum_threshold, ppo.curriculum_stride, ppo.curriculum_patience
+    return ReverseCurriculum(episodes, ppo.seed, *how)

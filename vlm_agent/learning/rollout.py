@@ -32,6 +32,7 @@ class EpisodeRecord:
         episode_return: Undiscounted sum of the rewards.
         success: Whether the task was solved.
         stage: The highest stage so far, a lower-case name of :class:`Stage`.
+        horizon: Words after which it is over, if before the scene's horizon.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class EpisodeRecord:
     episode_return: float = 0.0
     success: bool = False
     stage: str = Stage.NONE.name.lower()
+    horizon: int | None = None
 
     def add(self, action: int, reward: float, info: dict[str, Any]) -> None:
         """Take one word and what came of it."""
@@ -54,7 +56,7 @@ class EpisodeRecord:
     @property
     def episode(self) -> Episode:
         """Seed and words, from which the episode can be played again."""
-        return Episode(self.seed, tuple(self.actions))
+        return Episode(self.seed, tuple(self.actions), self.horizon)
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ class RolloutCollector:
         place = self.rank, int(env), self.episodes_begun[env]
         if self.curriculum is not None:
             begun = self.curriculum.start(*place)
-            return EpisodeRecord(begun.seed, list(begun.actions))
+            return EpisodeRecord(begun.seed, list(begun.actions), horizon=begun.horizon)
         return EpisodeRecord(episode_seed("train", self.seed, "rollout", *place))
 
     def seconds(self) -> dict[str, float]:

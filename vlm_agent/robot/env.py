@@ -87,17 +87,20 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         Args:
             seed: The episode's seed; drawn if ``None``.
             options: ``{"actions": [...]}`` says these words first, without rendering, so that an
-                episode can be taken up where it stood.
+                episode can be taken up where it stood; ``{"horizon": n}`` has the time be up after
+                n words, if that is before ``config.horizon``.
         """
         super().reset(seed=seed)
         began = time.perf_counter()
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self.scene.reset(self.episode_seed)
+        options = options or {}
+        self._horizon = min(self.config.horizon, options.get("horizon") or self.config.horizon)
         self._step = 0
         self._last_action = NO_WORD
         self._stage = Stage.NONE
         self._potential = self.scene.staged_reward()
-        for action in (options or {}).get("actions", ()):
+        for action in options.get("actions", ()):
             self._say(action)
         self.seconds["physics"] += time.perf_counter() - began
         return self._observe(), self._info(self.scene.is_success())
@@ -107,7 +110,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         began = time.perf_counter()
         reward, success = self._say(action)
         self.seconds["physics"] += time.perf_counter() - began
-        truncated = self._step >= self.config.horizon and not success
+        truncated = self._step >= self._horizon and not success
         return self._observe(), reward, success, truncated, self._info(success)
 
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
@@ -138,7 +141,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             "gripper_closed": np.int64(self.scene.gripper_closed),
             "last_action": np.int64(self._last_action),
             "step": np.int64(self._step),
-            "words_left": np.int64(self.config.horizon - self._step),
+            "words_left": np.int64(self._horizon - self._step),
         }
 
     def _info(self, is_success: bool) -> dict[str, Any]:

@@ -19,10 +19,12 @@ class Episode:
     Attributes:
         seed: The reset seed.
         actions: The action indices, in the order they were said.
+        horizon: Words after which the time is up, if that is to be before the scene's own horizon.
     """
 
     seed: int
     actions: tuple[int, ...]
+    horizon: int | None = None
 
 
 def replay(env: LanguageActionEnv, episode: Episode) -> Iterator[Observation]:
@@ -49,7 +51,7 @@ def load_episode(path: Path) -> tuple[Episode, EnvConfig, tuple[str, ...]]:
     """
     try:
         record = json.loads(path.read_text())
-        episode = Episode(record["seed"], tuple(record["actions"]))
+        episode = Episode(record["seed"], tuple(record["actions"]), record.get("horizon"))
         return episode, EnvConfig(**record["env"]), tuple(record["words"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no episode in {str(path)!r}: {error!r}") from None

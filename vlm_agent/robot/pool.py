@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -214,7 +214,7 @@ class EnvPool:
                 self._episodes[slot] = what.following
             else:
                 before = self._episodes[slot]
-                self._episodes[slot] = Episode(before.seed, (*before.actions, what.action))
+                self._episodes[slot] = replace(before, actions=(*before.actions, what.action))
 
     def _revive(self, index: int, failure: WorkerError) -> None:
         """Restart a worker, put its environments where they stood, and ask it again.

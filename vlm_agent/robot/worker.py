@@ -172,17 +172,22 @@ def _answer(
 def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> Report:
     """Take up an episode; or say a word, and begin another episode if the word ended this one."""
     if isinstance(what, Episode):
-        observation, info = env.reset(seed=what.seed, options={"actions": what.actions})
+        observation, info = _begin(env, what)
         return Report(_put(observation, pictures[0]), info["critic_state"], env.digest())
     observation, reward, terminated, truncated, info = env.step(what.action)
     facts = _put(observation, pictures[0])
     fresh = None
     if what.following is not None and (terminated or truncated):
-        following = what.following
-        observation, begun = env.reset(seed=following.seed, options={"actions": following.actions})
+        observation, begun = _begin(env, what.following)
         fresh = _put(observation, pictures[1]), begun["critic_state"]
     outcome = (reward, terminated, truncated, info)
     return Report(facts, info["critic_state"], env.digest(), outcome, fresh)
+
+
+def _begin(env: LanguageActionEnv, episode: Episode) -> tuple[Observation, dict[str, Any]]:
+    """Begin an episode, or take it up where it stands."""
+    options = {"actions": episode.actions, "horizon": episode.horizon}
+    return env.reset(seed=episode.seed, options=options)
 
 
 def _put(observation: Observation, picture: np.ndarray) -> np.ndarray:
