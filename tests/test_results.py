@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from vlm_agent.bench import quick
 from vlm_agent.bench import results as results_module
 from vlm_agent.bench.results import Row, Study, write_results
 from vlm_agent.bench.stages import Stage, run_stages
@@ -154,3 +155,44 @@ def test_names_of_evaluations_differ():
     assert len(set(files)) == len(files)
     assert not any(" " in file or "/" in file for file in files)
     assert results_module.TEST_EPISODES == 200
+
+
+def test_the_quick_study_says_what_each_setting_gives(tmp_path: Path, monkeypatch):
+    """Of ten episodes six are solved before; by the first setting's outcome, 7, 7, 8, 8 and 5."""
+    monkeypatch.setattr(quick, "run_stages", lambda stages, folder: None)
+    (tmp_path / "evaluations").mkdir()
+    study = quick.QuickStudy(tmp_path)
+    for seed in quick.SEEDS:
+        evaluation(study.before(seed), "starter", 6)
+        for setting in quick.SETTINGS:
+            evaluation(study.after(setting, seed), setting, 6)
+    first = next(iter(quick.SETTINGS))
+    for seed, solved in zip(quick.SEEDS, (7, 7, 8, 8, 5), strict=True):
+        evaluation(study.after(first, seed), first, solved)
+    row, *others = quick.study(tmp_path, tmp_path / "study.json")
+    assert row["before"] == [0.6] * 5
+    assert row["after"] == [0.7, 0.7, 0.8, 0.8, 0.5]
+    assert row["mean_gain"] == pytest.approx(0.1)
+    # t(4) at 97.5 % is 2.776; the gains' standard deviation is sqrt(0.015).
+    half = 2.7764 * (0.015 / 5) ** 0.5
+    assert row["ci95_low"] == pytest.approx(0.1 - half, abs=1e-4)
+    assert row["ci95_high"] == pytest.approx(0.1 + half, abs=1e-4)
+    assert (row["only_before"], row["only_after"]) == (1, 6)
+    assert row["p_value"] == pytest.approx(2 * (1 + 7) / 2**7)
+    assert all(other["mean_gain"] == 0 for other in others)
+    assert json.loads((tmp_path / "study.json").read_text())["rows"] == [row, *others]
+
+
+def test_the_quick_study_trains_as_users_do_but_for_the_evaluations(tmp_path: Path):
+    stages = list(quick.QuickStudy(tmp_path).stages())
+    assert len({stage.makes for stage in stages}) == len(stages)
+    trainings = [stage for stage in stages if stage.command[0] == "vlm_agent.train"]
+    shipped = load_recipe(["--config", "recipes/quick.yaml"])
+    for stage in trainings:
+        recipe = load_recipe(stage.command[1:])
+        assert recipe.ppo.total_timesteps == shipped.ppo.total_timesteps == 2000
+        assert recipe.ppo.run_name in str(stage.makes)
+        (after,) = [s for s in stages if f"{recipe.ppo.run_name}_step2000" in str(s.command)]
+        assert after.command[after.command.index("--seed") + 1] == str(recipe.ppo.seed)
+    assert len(trainings) == len(quick.SETTINGS) * len(quick.SEEDS)
+    assert shipped.ppo.num_eval_episodes == quick.EPISODES
