@@ -36,7 +36,7 @@ def test_it_moves_back_when_enough_are_solved():
     assert lessons.words_left == 2
     lessons.learn([True])  # the oldest success falls out, so the rate stays 59 %
     assert lessons.words_left == 2
-    lessons.learn([True] * WINDOW)
+    lessons.learn([True] * 5 * WINDOW)  # one rollout; none of it began further back
     assert lessons.words_left == 4
     for _ in range(5):
         lessons.learn([True] * WINDOW)

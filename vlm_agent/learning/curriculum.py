@@ -67,13 +67,15 @@ class ReverseCurriculum:
         return min(1.0, self.words_left / self._longest)
 
     def learn(self, successes: Sequence[bool]) -> None:
-        """Take in how episodes ended, and move the start if that was good enough."""
-        for success in successes:
-            self._recent.append(success)
-            is_enough = len(self._recent) == WINDOW
-            if is_enough and sum(self._recent) >= self.threshold * WINDOW:
-                self.words_left = min(self._longest, self.words_left + self.stride)
-                self._recent.clear()
+        """Take in how a rollout's episodes ended, and move the start if that was good enough.
+
+        At most once: they all began where the start is now, and say nothing of the next one.
+        """
+        self._recent.extend(successes)
+        is_enough = len(self._recent) == WINDOW
+        if is_enough and sum(self._recent) >= self.threshold * WINDOW:
+            self.words_left = min(self._longest, self.words_left + self.stride)
+            self._recent.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, as plain JSON values."""
