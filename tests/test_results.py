@@ -104,13 +104,20 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     output = tmp_path / "results.json"
     write_results(Study(tmp_path), output)
     lift = Row("starter policy", "s", "Lift", train_seed=0)
-    evaluation(tmp_path / "evaluations" / lift.file, "lift", 10)
-    rows = (start, learnt, dark, lift)
+    lifts = Row("PPO from the starter policy", "p", "Lift", train_seed=1)
+    evaluation(tmp_path / "evaluations" / lift.file, "lift", 4)
+    evaluation(tmp_path / "evaluations" / lifts.file, "lifts", 10)
+    rows = (start, learnt, dark, lift, lifts)
     monkeypatch.setattr(Study, "rows", lambda self: iter(rows))
     write_results(Study(tmp_path), tmp_path / "more.json")
     more = json.loads((tmp_path / "more.json").read_text())
     written = json.loads(output.read_text())
-    assert more["comparisons"] == written["comparisons"]  # with the start of the same task
+    # Each with the start of the same task, also where a file is written a second time.
+    assert more["comparisons"][:1] == written["comparisons"]
+    write_results(Study(tmp_path), tmp_path / "more.json")
+    assert json.loads((tmp_path / "more.json").read_text())["comparisons"] == more["comparisons"]
+    assert ["+70.0 points" in line for line in results_table(more).splitlines()].count(True) == 1
+    assert ["+60.0 points" in line for line in results_table(more).splitlines()].count(True) == 1
     assert [row["success_rate"] for row in written["rows"]] == [0.2, 0.9, 0.5]
     assert written["rows"][2]["change"] == "light at 60 %"
     (compared,) = written["comparisons"]

@@ -24,7 +24,7 @@ STARTER, WARM = "starter policy", "warm start"
 CAN, LIFT = "PickPlaceCan", "Lift"
 HORIZONS = {CAN: 120, LIFT: 60}
 ROW_NAMES = ("policy", "task", "train_seed", "mode", "change")
-COMPARISON_NAMES = ("policy", "train_seed", "mode")
+COMPARISON_NAMES = ("policy", "task", "train_seed", "mode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Study:
         yield self._ppo("best", 0, "--init_from", self._final("warm_start"))
         yield self._demos("lift_warm_start", lift)
         yield self._sft("lift_warm_start", lift)
+        yield self._ppo("lift_best", 0, "--init_from", self._final("lift_warm_start"))
         yield self._ppo("lift", 0)
         yield self._ppo("lift_curriculum", 0, "--demonstrations", str(lift))
         yield self._ppo("can_curriculum", 0, "--demonstrations", str(can))
@@ -108,6 +109,7 @@ class Study:
             yield Row(WARM, warm, mode=mode, train_seed=0)
             yield Row("PPO from the warm start", best, mode=mode, train_seed=0)
         yield Row(WARM, self._final("lift_warm_start"), LIFT, train_seed=0)
+        yield Row("PPO from the warm start", self._best("lift_best_0"), LIFT, train_seed=0)
         yield Row("PPO from random weights", self._best("lift_0"), LIFT, train_seed=0)
         policy = self._best("lift_curriculum_0")
         yield Row("PPO with the reverse curriculum", policy, LIFT, train_seed=0)
@@ -243,6 +245,7 @@ def _comparisons(results: Mapping[Row, dict[str, Any]]) -> Iterator[dict[str, An
         against = compare([start, result])[1]
         yield {
             "policy": row.label,
+            "task": row.task,
             "start": starts[row.label],
             "train_seed": row.train_seed,
             "mode": row.mode,

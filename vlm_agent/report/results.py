@@ -28,7 +28,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in plain:
-        against = compared.get(_key(row)) if row["task"] == "PickPlaceCan" else None
+        against = compared.get(_key(row))
         gain = ""
         if against is not None:
             gain = f"{100 * against['difference']:+.1f} points, p = {against['p_value']:.1g}"
@@ -44,7 +44,7 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["policy"], row["train_seed"], row["mode"]
+    return row["policy"], row["task"], row["train_seed"], row["mode"]
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
