@@ -1,5 +1,6 @@
 """Run by test_pool.py: a parent with two workers that are deep in a step when it ends somehow."""
 
+import signal
 import sys
 import time
 from typing import Any
@@ -19,6 +20,8 @@ class SlowEnv(LanguageActionEnv):
 
 
 def main() -> None:
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pool = EnvPool(EnvConfig(task="Lift", frame_size=28), 2, 2, make_env=SlowEnv)
     pool.reset({0: Episode(0, ()), 1: Episode(1, ())})
     pool.start_step({0: 0, 1: 1})
