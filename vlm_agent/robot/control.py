@@ -42,6 +42,17 @@ class ArmControl:
         self._hand.set_goal(self._gripper.format_action(grip))
         self._actuate(self._hand_actuators, self._hand.run_controller())
 
+    @property
+    def grip(self) -> np.ndarray:
+        """How far the gripper has been told to close, by all goals since the reset."""
+        return np.array(self._gripper.current_action)
+
+    def go_on(self, grip: np.ndarray) -> None:
+        """Stand as after a run, with the gripper told to close as far as :attr:`grip` once said."""
+        self._gripper.current_action = np.array(grip)
+        for controller in (self._arm, self._hand):
+            controller.new_update = True  # what it knows is from before the run
+
     def run(self) -> None:
         """Set the arm's torques for the present state."""
         self._actuate(self._arm_actuators, self._arm.run_controller())

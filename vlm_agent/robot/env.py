@@ -15,12 +15,22 @@ from vlm_agent.actions import MOTIONS, ActionVocabulary
 from vlm_agent.robot.appearance import change_appearance
 from vlm_agent.robot.camera import EyeInHandCamera
 from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.scene import RobotScene, Stage
+from vlm_agent.robot.scene import RobotScene, SceneSnapshot, Stage
+from vlm_agent.robot.snapshots import Snapshots
 
 NO_WORD = len(MOTIONS)
 """The value of ``last_action`` before the first word."""
 
 Observation = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What an episode was like after a word: the scene, the highest stage, the potential."""
+
+    scene: SceneSnapshot
+    stage: Stage
+    potential: float
 
 
 class LanguageActionEnv(gym.Env[Observation, np.int64]):
@@ -48,6 +58,8 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
 
     Attributes:
         seconds: Time spent so far on ``physics`` (with control and rewards) and ``rendering``.
+        moments: Of the episodes that were taken up: they need not be replayed again. Environments
+            with the same config may share them.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's name)
@@ -64,6 +76,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.render_mode = render_mode
         self.vocabulary = ActionVocabulary()
         self.seconds = {"physics": 0.0, "rendering": 0.0}
+        self.moments: Snapshots[Moment] = Snapshots()
         self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
         change_appearance(self.scene, self.config)
         self._camera = EyeInHandCamera(self.scene, self.config.frame_size, self.config.camera)
@@ -100,8 +113,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self._last_action = NO_WORD
         self._stage = Stage.NONE
         self._potential = self.scene.staged_reward()
-        for action in options.get("actions", ()):
-            self._say(action)
+        self._take_up(tuple(map(int, options.get("actions", ()))))
         self.seconds["physics"] += time.perf_counter() - began
         return self._observe(), self._info(self.scene.is_success())
 
@@ -112,6 +124,18 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.seconds["physics"] += time.perf_counter() - began
         truncated = self._step >= self._horizon and not success
         return self._observe(), reward, success, truncated, self._info(success)
+
+    def _take_up(self, actions: tuple[int, ...]) -> None:
+        """Go to where these words lead, from the last moment on the way there that is kept."""
+        said, moment = self.moments.latest(self.episode_seed, actions)
+        if moment is not None:
+            self.scene.restore(moment.scene)
+            self._step, self._last_action = said, actions[said - 1]
+            self._stage, self._potential = moment.stage, moment.potential
+        while self._step < len(actions):
+            self._say(actions[self._step])
+            moment = Moment(self.scene.snapshot(), self._stage, self._potential)
+            self.moments.keep(self.episode_seed, actions[: self._step], moment)
 
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
         """Move by one word; the reward, and whether the task is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,26 @@ class Stage(enum.IntEnum):
     PLACED = 4
 
 
+@dataclass(frozen=True)
+class SceneSnapshot:
+    """What a scene was like after a word.
+
+    Attributes:
+        physics: MuJoCo's integration state before the word's last physics step. (That step leaves
+            behind what is derived from the state before it, so it has to be made again.)
+        torques: Of all actuators, in that step.
+        grip: How far the gripper has been told to close.
+        target_position: Where the word sends the grip site (3,), world frame, in metres.
+        gripper_closed: Whether the gripper was told to close.
+    """
+
+    physics: np.ndarray
+    torques: np.ndarray
+    grip: np.ndarray
+    target_position: np.ndarray
+    gripper_closed: bool
+
+
 class RobotScene:
     """One robosuite task with one arm, driven by a target pose that words move.
 
@@ -60,7 +81,10 @@ class RobotScene:
         self.env = _make_robosuite(task, robot)
         self.robot = self.env.robots[0]
         self.arm = self.robot.arms[0]
-        self._mj_step = import_mujoco().mj_step
+        self._mujoco = import_mujoco()
+        self._everything = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        size = self._mujoco.mj_stateSize(self.env.sim.model._model, self._everything)
+        self._before_last_step = np.empty(size)
         self.controller_every = max(1, round(PHYSICS_HZ / controller_hz))
         self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
 
@@ -100,13 +124,52 @@ class RobotScene:
         total = control_steps * substeps
         controlled = [n for n in range(total) if n % substeps % self.controller_every == 0]
         for now, following in zip(controlled, [*controlled[1:], total], strict=True):
+            held = following - now - 1
+            if following == total and not held:
+                self._note_state()
             sim.step1()
             if now % substeps == 0:
                 self.control.set_goal(pose, grip)
             self.control.run()
             sim.step2()
-            if following - now > 1:
-                self._mj_step(sim.model._model, sim.data._data, following - now - 1)
+            if following == total and held:
+                self._step(held - 1)
+                self._note_state()
+                self._step(1)
+            else:
+                self._step(held)
+
+    def _step(self, count: int) -> None:
+        """Make physics steps with the torques as they are."""
+        sim = self.env.sim
+        if count:
+            self._mujoco.mj_step(sim.model._model, sim.data._data, count)
+
+    def _note_state(self) -> None:
+        sim = self.env.sim
+        model, data = sim.model._model, sim.data._data
+        self._mujoco.mj_getState(model, data, self._before_last_step, self._everything)
+
+    def snapshot(self) -> SceneSnapshot:
+        """What it is like after the last word, for :meth:`restore`."""
+        return SceneSnapshot(
+            physics=self._before_last_step.copy(),
+            torques=self.env.sim.data.ctrl.copy(),
+            grip=self.control.grip,
+            target_position=self.target_position.copy(),
+            gripper_closed=self.gripper_closed,
+        )
+
+    def restore(self, snapshot: SceneSnapshot) -> None:
+        """Take the episode up where it was, bit for bit; the scene has just been reset to it."""
+        sim = self.env.sim
+        model, data = sim.model._model, sim.data._data
+        self._mujoco.mj_setState(model, data, snapshot.physics, self._everything)
+        sim.data.ctrl[:] = snapshot.torques
+        self._step(1)
+        self.control.go_on(snapshot.grip)
+        self.target_position = snapshot.target_position.copy()
+        self.gripper_closed = snapshot.gripper_closed
 
     def physics_state(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities of all joints, in MuJoCo's order."""

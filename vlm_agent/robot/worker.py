@@ -132,7 +132,7 @@ def run_worker(
     os.environ.setdefault("LP_NUM_THREADS", "0")
     with contextlib.suppress(EOFError, OSError):  # the parent closed the pool, or is gone
         try:
-            envs = _make_envs(settings)
+            envs = make_envs(settings)
         except BaseException as error:
             pipe.send(_as_message(error))
             return
@@ -148,10 +148,15 @@ def run_worker(
             pipe.send(answer)
 
 
-def _make_envs(settings: WorkerSettings) -> dict[int, LanguageActionEnv]:
+def make_envs(settings: WorkerSettings) -> dict[int, LanguageActionEnv]:
+    """The environments by their index in the pool. They share what they remember of episodes."""
     if settings.gpu is not None:
         select_gpu(settings.gpu)
-    return {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
+    envs = {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
+    first = next(iter(envs.values()))
+    for env in envs.values():
+        env.moments = first.moments
+    return envs
 
 
 def _as_message(error: BaseException) -> UserError | str:
