@@ -100,7 +100,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
         for t, r in ((0, 0.2), (100, 0.8))
     ]
     run.write_text(json.dumps({"run_name": "x", "seconds": 3600, "evaluations": points}))
-    (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0}')
+    (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0, "another study": 1.0}')
     output = tmp_path / "results.json"
     write_results(Study(tmp_path), output)
     lift = Row("starter policy", "s", "Lift", train_seed=0)
@@ -112,6 +112,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     write_results(Study(tmp_path), tmp_path / "more.json")
     more = json.loads((tmp_path / "more.json").read_text())
     written = json.loads(output.read_text())
+    assert written["hours"] == {"PPO: full_tiny_0": 1.0}
     # Each with the start of the same task, also where a file is written a second time.
     assert more["comparisons"][:1] == written["comparisons"]
     write_results(Study(tmp_path), tmp_path / "more.json")

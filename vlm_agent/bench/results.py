@@ -185,13 +185,15 @@ def write_results(study: Study, output: Path) -> None:
         path = study.folder / "evaluations" / row.file
         if path.is_file():
             results[row] = read_result(path)
+    stages = {stage.name for stage in (*study.training(), *study.evaluations())}
     hours = {name: round(spent, 3) for name, spent in read_hours(study.folder).items()}
     rows = [_row(row, result) for row, result in results.items()]
     comparisons, curves = list(_comparisons(results)), list(_curves(study))
     written = {
         "commit": _git("rev-parse", "HEAD"),
         "hardware": hardware(),
-        "hours": earlier.get("hours", {}) | hours,
+        # The quick study may have used the same folder.
+        "hours": {k: h for k, h in (earlier.get("hours", {}) | hours).items() if k in stages},
         "seeds": {"train": list(SEEDS), "evaluation": 0},
         "rows": _merged(earlier.get("rows", []), rows, ROW_NAMES),
         "comparisons": _merged(earlier.get("comparisons", []), comparisons, COMPARISON_NAMES),
