@@ -55,6 +55,21 @@ def test_the_expert_is_measured_on_the_episodes_of_the_split():
     assert result["mean_return"] > 1.5
 
 
+def test_tiny_is_the_starters_model_without_what_it_learnt(monkeypatch):
+    spoken = []
+    monkeypatch.setattr(players, "speaker", lambda policy: spoken.append(policy.state_dict()))
+    starter, tiny = load_player("starter"), load_player("tiny")
+    assert (tiny.env, tiny.gamma, tiny.words) == (starter.env, starter.gamma, starter.words)
+    learnt, fresh = spoken
+    template = PromptTemplate((ROOT / "prompts" / "minimal.jinja").read_text(), "a task", "Panda")
+    expected = build_policy(ModelConfig(), template, seed=0).state_dict()
+    assert {name: tensor.shape for name, tensor in learnt.items()} == {
+        name: tensor.shape for name, tensor in fresh.items()
+    }
+    assert all(torch.equal(fresh[name], expected[name]) for name in expected)
+    assert not all(torch.equal(fresh[name], learnt[name]) for name in learnt)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="no policy in the folder 'orakel'"):
         load_player("orakel")

@@ -101,6 +101,7 @@ class Study:
         best = self._best("best_0")
         yield Row("random words", "random", mode="sampled")
         yield Row("scripted expert", "oracle")
+        yield Row("untrained model", "tiny")
         for mode in ("greedy", "sampled"):
             yield Row(STARTER, starter, mode=mode, train_seed=0)
             for seed in SEEDS:
@@ -189,7 +190,7 @@ def write_results(study: Study, output: Path) -> None:
     hours = {name: round(spent, 3) for name, spent in read_hours(study.folder).items()}
     rows = [_row(row, result) for row, result in results.items()]
     comparisons, curves = list(_comparisons(results)), list(_curves(study))
-    written = {
+    written: dict[str, Any] = {
         "commit": _git("rev-parse", "HEAD"),
         "hardware": hardware(),
         # The quick study may have used the same folder.

@@ -10,7 +10,7 @@ from typing import Any
 from vlm_agent.commands.options import boolean, check_writable, count
 from vlm_agent.seeding import SPLITS
 
-POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, oracle, random"
+POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, tiny, oracle, random"
 
 
 def add_eval(commands: Any) -> None:

@@ -16,6 +16,8 @@ from vlm_agent.learning.evaluation import Speaker, evaluate, speaker, summarize
 from vlm_agent.learning.rollout import EpisodeRecord
 from vlm_agent.observations import Observations
 from vlm_agent.policy.artifact import named_policy
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.config import TINY
 from vlm_agent.policy.encoding import START_FACTS
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.pool import EnvPool
@@ -53,7 +55,8 @@ def load_player(name: str, ablate: Ablation = "none") -> Player:
     """The player of that name.
 
     Args:
-        name: ``oracle``, ``random``, ``starter``, a policy's folder, or its name on the hub.
+        name: ``oracle``, ``random``, ``starter``, ``tiny`` (the starter's model as it was before it
+            learnt), a policy's folder, or its name on the hub.
         ablate: What a policy is not to be told: the ``image`` (it is grey), the ``prompt``'s facts
             (they stay those of an episode's beginning), or ``none``.
 
@@ -64,7 +67,9 @@ def load_player(name: str, ablate: Ablation = "none") -> Player:
         return Player(name)
     if name == RANDOM:
         return Player(name, speak=_random_words)
-    policy, env, gamma = load_policy(named_policy(name))
+    policy, env, gamma = load_policy(named_policy("starter" if name == TINY else name))
+    if name == TINY:
+        policy = build_policy(policy.config, policy.encoder.template, policy.seed)
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     speak = speaker(policy)
     if ablate != "none":
