@@ -39,7 +39,7 @@ starter: install system  ## make the starter policy that comes with the package 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)
 
-study: install system  ## in which setting 2,000 words help most: the quick recipe, 5 settings, 5 seeds
+study: install system  ## in which setting 2,000 words help most: the quick recipe, 4 settings, 5 seeds
 	$(BIN)/vlm-agent quick_study $(ARGS)
 
 test: install system  ## all tests, under 8 minutes on two cores

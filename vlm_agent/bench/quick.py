@@ -20,7 +20,6 @@ EPISODES = 50
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "as the recipe has it": (),
-    "learning rate 3e-5": ("--learning_rate", "3e-5"),
     "learning rate 3e-4": ("--learning_rate", "3e-4"),
     "one update of 2,000 words": ("--rollout_steps", "125"),
     "a new critic that reads the state": (
@@ -84,7 +83,7 @@ class QuickStudy:
         }
 
     def _name(self, setting: str, seed: int) -> str:
-        return f"quick_{list(SETTINGS).index(setting)}_{seed}"
+        return f"quick_{setting.replace(',', '').replace(' ', '_')}_{seed}"
 
     def _evaluation(self, policy: str, seed: int, path: Path) -> Stage:
         """The validation episodes that a run of this seed would play itself."""
