@@ -70,13 +70,14 @@ class ActionVocabulary:
 
     def word(self, index: SupportsIndex) -> str:
         """The word of an action index. Raises ``UserError`` where there is none."""
-        return self.words[self._checked(index)]
+        return self.words[self.checked(index)]
 
     def motion(self, index: SupportsIndex) -> Motion:
         """The motion of an action index. Raises ``UserError`` where there is none."""
-        return MOTIONS[self._checked(index)]
+        return MOTIONS[self.checked(index)]
 
-    def _checked(self, index: SupportsIndex) -> int:
+    def checked(self, index: SupportsIndex) -> int:
+        """An action index as a plain number. Raises ``UserError`` if no word has it."""
         try:
             number = operator.index(index)
         except TypeError:

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
+from vlm_agent.errors import UserError
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.robot.oracle import play_oracle
 from vlm_agent.robot.scene import Stage
 from vlm_agent.robot.snapshots import Snapshots
 from vlm_agent.robot.worker import Frames, WorkerSettings, make_envs
 
+# Grips and lets go, so that the gripper is somewhere on its way.
+WORDS = [5, 0, 6, 5, 2, 7, 5, 6, *np.random.default_rng(0).integers(0, 8, 12).tolist()]
 
-def _take_up(env: LanguageActionEnv, seed: int, actions: list[int]) -> list[bytes]:
-    """Say the first words at once, the last ten one by one: what came out of each."""
-    observation, info = env.reset(seed=seed, options={"actions": actions[:-10]})
-    seen = [env.digest(), repr((observation, info)).encode()]
-    for action in actions[-10:]:
-        observation, *outcome = env.step(action)
-        seen += [env.digest(), repr((observation, outcome)).encode()]
+
+def play(
+    env: LanguageActionEnv, seed: int, actions: Sequence[int], begun: int = 0
+) -> list[tuple[Any, ...]]:
+    """Take an episode up after so many words and say the others: what it was like after each."""
+    seen: list[tuple[Any, ...]] = []
+    observation, info = env.reset(seed=seed, options={"actions": actions[:begun]})
+    seen.append((env.digest(), observation, info))
+    for action in actions[begun:]:
+        observation, *outcome, info = env.step(action)
+        seen.append((env.digest(), observation, info, outcome))
     return seen
+
+
+def assert_goes_on(
+    env: LanguageActionEnv, seed: int, actions: Sequence[int], begun: int, said: list[Any]
+) -> None:
+    """Taken up after ``begun`` words, it is as when all were said one by one."""
+    seen = play(env, seed, actions, begun)
+    np.testing.assert_equal(seen[0], said[begun][:3])
+    np.testing.assert_equal(seen[1:], said[begun + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -31,19 +51,49 @@ def _take_up(env: LanguageActionEnv, seed: int, actions: list[int]) -> list[byte
         ("Door", {}),
     ],
 )
-def test_a_snapshot_is_bit_for_bit_what_a_replay_leads_to(task: str, options: dict):
+def test_a_snapshot_is_bit_for_bit_where_the_words_lead(task: str, options: dict):
     env = LanguageActionEnv(task=task, frame_size=28, **options)
-    # Grips and lets go, so that the gripper is somewhere on its way.
-    actions = [5, 0, 6, 5, 2, 7, 5, 6, *np.random.default_rng(0).integers(0, 8, 12).tolist()]
-    replayed = _take_up(env, 11, actions)
+    said = play(env, 11, WORDS)
+    assert not len(env.moments)
+    assert_goes_on(env, 11, WORDS, 10, said)
     assert len(env.moments) == 10
+    play(env, 12, [4, 4, 6], begun=2)
+    assert_goes_on(env, 11, WORDS, 10, said)
+    assert len(env.moments) == 12
+    env.close()
 
-    env.reset(seed=12, options={"actions": [4, 4, 6]})
-    assert _take_up(env, 11, actions) == replayed
-    assert len(env.moments) == 13
 
-    env.moments = Snapshots()
-    assert _take_up(env, 11, actions) == replayed
+def test_an_environment_goes_on_from_what_another_of_its_worker_remembers():
+    """Over all of an expert's episode: before the can is held, on the way, at the end."""
+    config = EnvConfig(frame_size=28)
+    settings = WorkerSettings((0, 1), config, 0.99, Frames.allocate(2, 28), None, LanguageActionEnv)
+    first, second = make_envs(settings).values()
+    episode, _, _ = play_oracle(7, config)
+    actions = episode.actions
+    said = play(first, 7, actions)
+    assert said[-1][2]["is_success"]
+    play(first, 7, actions, begun=len(actions))
+    for begun in (len(actions) // 3, 2 * len(actions) // 3, len(actions)):
+        assert second.moments.latest(7, actions[:begun])[0] == begun
+        assert_goes_on(second, 7, actions, begun, said)
+    for env in (first, second):
+        env.close()
+
+
+def test_a_snapshot_of_what_was_restored_is_the_same():
+    env = LanguageActionEnv(task="Lift", frame_size=28)
+    play(env, 3, WORDS, begun=6)
+    env.reset(seed=3, options={"actions": WORDS[:4]})
+    _, kept = env.moments.latest(3, WORDS[:4])
+    np.testing.assert_equal(vars(env.scene.snapshot()), vars(kept.scene))
+    env.close()
+
+
+def test_tasks_that_count_for_themselves_are_replayed():
+    """What has been wiped is no part of MuJoCo's state."""
+    env = LanguageActionEnv(task="Wipe", frame_size=28)
+    env.reset(seed=3, options={"actions": WORDS[:4]})
+    assert not len(env.moments)
     env.close()
 
 
@@ -55,20 +105,21 @@ def test_what_was_said_before_a_kept_moment_is_not_said_again(monkeypatch):
     monkeypatch.setattr(env.scene, "restore", lambda snapshot: None)
     for actions, words in (([1, 2, 3], 3), ([1, 2, 3], 0), ([1, 2], 0), ([1, 2, 4, 5], 2)):
         said.clear()
-        observation, _ = env.reset(seed=3, options={"actions": actions})
+        observation, _ = env.reset(seed=3, options={"actions": np.array(actions)})
         assert len(said) == words
         assert (observation["step"], observation["last_action"]) == (len(actions), actions[-1])
     env.reset(seed=4, options={"actions": [1, 2]})
     assert len(said) == 4, "another seed is another episode"
+    with pytest.raises(UserError, match=r"action 1\.5 is out of range"):
+        env.reset(seed=4, options={"actions": [1, 1.5]})
     env.close()
 
 
-def test_the_stage_once_reached_is_kept():
+def test_the_stage_once_reached_is_kept(monkeypatch):
     env = LanguageActionEnv(task="Lift", frame_size=28)
-    env.reset(seed=3, options={"actions": [1]})
-    env.scene.stage = lambda success: Stage.LIFTED  # type: ignore[method-assign]
-    env.reset(seed=3, options={"actions": [1, 2]})
-    del env.scene.stage
+    with monkeypatch.context() as lifted:
+        lifted.setattr(env.scene, "stage", lambda success: Stage.LIFTED)
+        env.reset(seed=3, options={"actions": [1, 2]})
     _, info = env.reset(seed=3, options={"actions": [1, 2]})
     assert info["stage"] == "lifted"
     env.close()
@@ -84,13 +135,3 @@ def test_the_moments_used_longest_ago_make_room():
     assert moments.latest(0, [1, 2]) == (1, "a")
     assert moments.latest(1, [1, 5]) == (1, "c")
     assert moments.latest(2, [1]) == (0, None)
-
-
-def test_the_environments_of_a_worker_share_their_moments():
-    config = EnvConfig(task="Lift", frame_size=28)
-    settings = WorkerSettings((0, 1), config, 0.99, Frames.allocate(2, 28), None, LanguageActionEnv)
-    first, second = make_envs(settings).values()
-    _take_up(first, 5, [1] * 12)
-    assert second.moments.latest(5, [1, 1])[0] == 2
-    for env in (first, second):
-        env.close()

@@ -20,7 +20,7 @@ class ReverseCurriculum:
     """Starts on the way of an expert's episode, as far from its end as the policy can manage.
 
     An episode is its seed and its words, so a rollout can begin at any moment of one that the
-    expert has played: its words up to there are said again. At first only ``words_left`` of the
+    expert has played: where its words up to there lead. At first only ``words_left`` of the
     expert's words are missing to success; whenever the policy solves enough of such episodes,
     ``stride`` more are left to it, until it has to do all of it (Florensa et al. 2017, with
     demonstrations as in Salimans & Chen 2018).

@@ -99,9 +99,9 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
 
         Args:
             seed: The episode's seed; drawn if ``None``.
-            options: ``{"actions": [...]}`` says these words first, without rendering, so that an
-                episode can be taken up where it stood; ``{"horizon": n}`` has the time be up after
-                n words, if that is before ``config.horizon``.
+            options: ``{"actions": [...]}`` goes to where these words lead, without rendering, so
+                that an episode can be taken up where it stood; ``{"horizon": n}`` has the time be
+                up after n words, if that is before ``config.horizon``.
         """
         super().reset(seed=seed)
         began = time.perf_counter()
@@ -113,7 +113,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self._last_action = NO_WORD
         self._stage = Stage.NONE
         self._potential = self.scene.staged_reward()
-        self._take_up(tuple(map(int, options.get("actions", ()))))
+        self._take_up([self.vocabulary.checked(action) for action in options.get("actions", ())])
         self.seconds["physics"] += time.perf_counter() - began
         return self._observe(), self._info(self.scene.is_success())
 
@@ -125,7 +125,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         truncated = self._step >= self._horizon and not success
         return self._observe(), reward, success, truncated, self._info(success)
 
-    def _take_up(self, actions: tuple[int, ...]) -> None:
+    def _take_up(self, actions: list[int]) -> None:
         """Go to where these words lead, from the last moment on the way there that is kept."""
         said, moment = self.moments.latest(self.episode_seed, actions)
         if moment is not None:
@@ -134,8 +134,9 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             self._stage, self._potential = moment.stage, moment.potential
         while self._step < len(actions):
             self._say(actions[self._step])
-            moment = Moment(self.scene.snapshot(), self._stage, self._potential)
-            self.moments.keep(self.episode_seed, actions[: self._step], moment)
+            if self.scene.can_be_restored:
+                moment = Moment(self.scene.snapshot(), self._stage, self._potential)
+                self.moments.keep(self.episode_seed, actions[: self._step], moment)
 
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
         """Move by one word; the reward, and whether the task is done."""

@@ -14,7 +14,7 @@ from vlm_agent.observations import STATE
 from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
 from vlm_agent.robot.control import ArmControl
 from vlm_agent.robot.names import import_mujoco, import_robosuite, name_problems
-from vlm_agent.robot.tasks import Goal, get_task
+from vlm_agent.robot.tasks import TASKS, Goal, get_task
 
 REACHED_DISTANCE = 0.05
 """Metres between grip site and object centre below which the object counts as reached."""
@@ -69,6 +69,9 @@ class RobotScene:
         controller_hz: Rate of the controller; robosuite's own is :data:`PHYSICS_HZ`, the torques
             are held in between.
 
+    Attributes:
+        can_be_restored: Whether all that this task knows of an episode is MuJoCo's state.
+
     Raises:
         UserError: An unknown task or robot (the message names the nearest ones).
     """
@@ -85,6 +88,8 @@ class RobotScene:
         self._everything = self._mujoco.mjtState.mjSTATE_INTEGRATION
         size = self._mujoco.mj_stateSize(self.env.sim.model._model, self._everything)
         self._before_last_step = np.empty(size)
+        # robosuite's Wipe, for one, counts in Python what has been wiped.
+        self.can_be_restored = task in TASKS
         self.controller_every = max(1, round(PHYSICS_HZ / controller_hz))
         self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
 
@@ -151,7 +156,7 @@ class RobotScene:
         self._mujoco.mj_getState(model, data, self._before_last_step, self._everything)
 
     def snapshot(self) -> SceneSnapshot:
-        """What it is like after the last word, for :meth:`restore`."""
+        """What it is like after a word of this episode, for :meth:`restore`."""
         return SceneSnapshot(
             physics=self._before_last_step.copy(),
             torques=self.env.sim.data.ctrl.copy(),
@@ -161,10 +166,14 @@ class RobotScene:
         )
 
     def restore(self, snapshot: SceneSnapshot) -> None:
-        """Take the episode up where it was, bit for bit; the scene has just been reset to it."""
+        """Take the episode up where it was, bit for bit; the scene has just been reset to it.
+
+        Only for tasks with :attr:`can_be_restored`.
+        """
         sim = self.env.sim
         model, data = sim.model._model, sim.data._data
         self._mujoco.mj_setState(model, data, snapshot.physics, self._everything)
+        self._before_last_step[:] = snapshot.physics
         sim.data.ctrl[:] = snapshot.torques
         self._step(1)
         self.control.go_on(snapshot.grip)

@@ -10,22 +10,22 @@ T = TypeVar("T")
 
 
 class Snapshots(Generic[T]):
-    """What a scene was like after an episode's words; the episodes used longest ago are dropped.
+    """What episodes were like after some of their words; what was used longest ago is dropped.
 
     Args:
-        room: How many to keep; one takes about 3 kB.
+        room: How many moments to keep; one takes 3 to 4 kB.
     """
 
     def __init__(self, room: int = 50_000) -> None:
         self.room = room
-        self._kept: OrderedDict[tuple[int, tuple[int, ...]], T] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bytes], T] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def keep(self, seed: int, actions: Sequence[int], snapshot: T) -> None:
         """Keep what it was like in the episode of that seed after these words."""
-        self._kept[seed, tuple(actions)] = snapshot
+        self._kept[seed, bytes(actions)] = snapshot
         if len(self._kept) > self.room:
             self._kept.popitem(last=False)
 
@@ -37,7 +37,7 @@ class Snapshots(Generic[T]):
             has to be begun anew.
         """
         for said in range(len(actions), 0, -1):
-            key = seed, tuple(actions[:said])
+            key = seed, bytes(actions[:said])
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return said, self._kept[key]
