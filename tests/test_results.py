@@ -191,6 +191,15 @@ def test_the_quick_study_says_what_each_setting_gives(tmp_path: Path, monkeypatc
     assert json.loads((tmp_path / "study.json").read_text())["rows"] == [row, *others]
 
 
+def test_the_quick_recipe_has_the_setting_that_helped_most():
+    found = json.loads((ROOT / "recipes" / "results" / "quick_study.json").read_text())
+    best = max(found["rows"], key=lambda row: row["mean_gain"])
+    config = ["--config", "recipes/quick.yaml"]
+    assert load_recipe([*config, *quick.SETTINGS[best["setting"]]]) == load_recipe(config)
+    assert [row["setting"] for row in found["rows"]] == list(quick.SETTINGS)
+    assert all(b <= a for b, a in zip(best["before"], best["after"], strict=True)), "it harmed"
+
+
 def test_the_quick_study_trains_as_users_do_but_for_the_evaluations(tmp_path: Path):
     stages = list(quick.QuickStudy(tmp_path).stages())
     assert len({stage.makes for stage in stages}) == len(stages)

@@ -18,14 +18,15 @@ from vlm_agent.learning.evaluation import read_result
 SEEDS = range(5)
 EPISODES = 50
 
+TWICE = ("--rollout_steps", "63")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "as the recipe has it": (),
-    "learning rate 3e-4": ("--learning_rate", "3e-4"),
-    "one update of 2,000 words": ("--rollout_steps", "125"),
-    "a new critic that reads the state": (
-        *("--value_input", "state", "--value_head_depth", "2"),
+    "two updates of 1,000 words": TWICE,
+    "two updates, learning rate 3e-4": (*TWICE, "--learning_rate", "3e-4"),
+    "two updates, a new critic that reads the state": (
+        *(*TWICE, "--value_input", "state", "--value_head_depth", "2"),
         *("--value_lambda", "0.95", "--value_epochs", "8"),
     ),
+    "one update of 2,000 words": ("--rollout_steps", "125"),
 }
 
 

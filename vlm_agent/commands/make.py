@@ -120,5 +120,5 @@ def _quick_study(arguments: argparse.Namespace, _: list[str]) -> int:
     check_writable(arguments.json)
     for row in study(arguments.output_dir, arguments.json):
         interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
-        print(f"{row['setting']:<36}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
+        print(f"{row['setting']:<50}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
     return 0
