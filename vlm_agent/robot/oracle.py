@@ -99,7 +99,7 @@ class Oracle:
         return bool((offset < half + REACH).all())
 
     def _heading(self) -> np.ndarray:
-        """Where the gripper will come to rest: its target, unless something holds it back."""
+        """Where the next word moves on from: the target, unless something holds the hand back."""
         target, present = self.scene.target_position, self.scene.gripper_position
         lag = np.linalg.norm(target - present)
         return target if lag < 1.2 * self.step_size else present
