@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import pytest
@@ -82,12 +81,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_templates_are_refused_quickly(case: str):
+def test_bad_templates_are_refused(case: str):
     source, problem = BAD[case]
-    began = time.perf_counter()
     with pytest.raises(UserError, match=problem):
         PromptTemplate(source, TASK)
-    assert time.perf_counter() - began < 3
 
 
 @pytest.mark.parametrize(

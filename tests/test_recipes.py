@@ -1,6 +1,6 @@
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,10 +79,8 @@ BAD_RECIPES = [
 def test_bad_recipes_are_refused_with_their_key(text: str, problem: str, tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    began = time.perf_counter()
     with pytest.raises(UserError, match=problem):
         load_recipe(["--config", str(path)])
-    assert time.perf_counter() - began < 3
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path):
@@ -98,11 +96,13 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
 
 
 def test_command_line_exits_with_2_before_any_model_loads():
-    command = [sys.executable, "-m", "vlm_agent.train", "--gamma", "2", "--task", "Lfit"]
-    began = time.perf_counter()
+    listing_imports = [sys.executable, "-X", "importtime", "-m", "vlm_agent.train"]
+    command = [*listing_imports, "--gamma", "2", "--task", "Lfit"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert time.perf_counter() - began < 3
     assert result.returncode == 2
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", result.stderr, re.MULTILINE))
+    assert "robosuite" in imported, "it knows the tasks' names"
+    assert not imported & {"torch", "transformers"}
     assert "gamma: 2" in result.stderr
     assert "did you mean 'Lift'" in result.stderr
     assert "Traceback" not in result.stderr

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +92,8 @@ def test_saved_policy_opens_with_transformers_own_classes(policy, tmp_path):
 
 
 def test_hub_out_of_reach_is_one_sentence_with_two_ways_out(template):
-    began = time.perf_counter()
     with pytest.raises(UserError) as caught:
         build_policy(ModelConfig(model_name_or_path="Qwen/Qwen2-VL-2B-Instruct"), template, 0)
-    assert time.perf_counter() - began < 30
     message = str(caught.value)
     assert "Qwen/Qwen2-VL-2B-Instruct" in message
     assert "MODEL=tiny" in message
