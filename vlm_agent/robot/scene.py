@@ -130,19 +130,19 @@ class RobotScene:
         controlled = [n for n in range(total) if n % substeps % self.controller_every == 0]
         for now, following in zip(controlled, [*controlled[1:], total], strict=True):
             held = following - now - 1
-            if following == total and not held:
+            is_last = following == total
+            if is_last and not held:
                 self._note_state()
             sim.step1()
             if now % substeps == 0:
                 self.control.set_goal(pose, grip)
             self.control.run()
             sim.step2()
-            if following == total and held:
+            if is_last and held:
                 self._step(held - 1)
                 self._note_state()
-                self._step(1)
-            else:
-                self._step(held)
+                held = 1
+            self._step(held)
 
     def _step(self, count: int) -> None:
         """Make physics steps with the torques as they are."""
