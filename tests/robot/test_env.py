@@ -262,7 +262,7 @@ def test_the_controller_runs_at_its_own_rate(monkeypatch, controller_hz: int, ca
     config = EnvConfig(task="Lift", frame_size=56, controller_hz=controller_hz)
     env = LanguageActionEnv(config)
     env.reset(seed=0)
-    control, count = env.scene.control, {"run": 0, "set_goal": 0}
+    control, count = env.scene.physics.control, {"run": 0, "set_goal": 0}
 
     def count_calls(name: str) -> None:
         method = getattr(control, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_a_snapshot_of_what_was_restored_is_the_same():
     play(env, 3, WORDS, begun=6)
     env.reset(seed=3, options={"actions": WORDS[:4]})
     _, kept = env.moments.latest(3, WORDS[:4])
-    np.testing.assert_equal(vars(env.scene.snapshot()), vars(kept.scene))
+    np.testing.assert_equal(asdict(env.scene.snapshot()), asdict(kept.scene))
     env.close()
 
 

@@ -1,4 +1,4 @@
-"""A robosuite scene that is moved by words: physics and control, no pictures."""
+"""``RobotScene``: a robosuite scene that words move, and what can be read of it; no pictures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from vlm_agent.actions import Motion
 from vlm_agent.errors import UserError
 from vlm_agent.observations import STATE
-from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ
-from vlm_agent.robot.control import ArmControl
-from vlm_agent.robot.names import import_mujoco, import_robosuite, name_problems
+from vlm_agent.robot.config import CONTROL_HZ
+from vlm_agent.robot.names import import_robosuite, name_problems
+from vlm_agent.robot.physics import ArmPhysics, PhysicsSnapshot
 from vlm_agent.robot.tasks import TASKS, Goal, get_task
 
 REACHED_DISTANCE = 0.05
@@ -42,17 +42,12 @@ class SceneSnapshot:
     """What a scene was like after a word.
 
     Attributes:
-        physics: MuJoCo's integration state before the word's last physics step. (That step leaves
-            behind what is derived from the state before it, so it has to be made again.)
-        torques: Of all actuators, in that step.
-        grip: How far the gripper has been told to close.
+        physics: What its physics were like.
         target_position: Where the word sends the grip site (3,), world frame, in metres.
         gripper_closed: Whether the gripper was told to close.
     """
 
-    physics: np.ndarray
-    torques: np.ndarray
-    grip: np.ndarray
+    physics: PhysicsSnapshot
     target_position: np.ndarray
     gripper_closed: bool
 
@@ -66,8 +61,7 @@ class RobotScene:
     Args:
         task: robosuite task, e.g. ``PickPlaceCan``.
         robot: robosuite arm, e.g. ``Panda``.
-        controller_hz: Rate of the controller; robosuite's own is :data:`PHYSICS_HZ`, the torques
-            are held in between.
+        controller_hz: Rate of the controller, see :class:`ArmPhysics`.
 
     Attributes:
         can_be_restored: Whether all that this task knows of an episode is MuJoCo's state.
@@ -84,13 +78,9 @@ class RobotScene:
         self.env = _make_robosuite(task, robot)
         self.robot = self.env.robots[0]
         self.arm = self.robot.arms[0]
-        self._mujoco = import_mujoco()
-        self._everything = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        size = self._mujoco.mj_stateSize(self.env.sim.model._model, self._everything)
-        self._before_last_step = np.empty(size)
+        self.physics = ArmPhysics(self.env, self.robot, self.arm, controller_hz)
         # robosuite's Wipe, for one, counts in Python what has been wiped.
         self.can_be_restored = task in TASKS
-        self.controller_every = max(1, round(PHYSICS_HZ / controller_hz))
         self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
 
     def reset(self, seed: int) -> None:
@@ -98,7 +88,7 @@ class RobotScene:
         # The placement samplers share this generator object, so its state is set in place.
         self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self.env.reset()
-        self.control = ArmControl(self.robot, self.arm)  # robosuite makes new controllers, too
+        self.physics.reset()
         self.gripper_closed = False
         self.target_position = self.gripper_position
         self._target_rotvec = _rotation_vector(self._site_matrix())
@@ -120,47 +110,12 @@ class RobotScene:
         self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
         pose = np.concatenate([self.target_position, self._target_rotvec])
         grip = np.full(self.robot.gripper[self.arm].dof, 1.0 if self.gripper_closed else -1.0)
-        self._run(pose, grip, control_steps)
-
-    def _run(self, pose: np.ndarray, grip: np.ndarray, control_steps: int) -> None:
-        """Do robosuite's ``step`` without observables, with the controller at its own rate."""
-        sim = self.env.sim
-        substeps = PHYSICS_HZ // CONTROL_HZ
-        total = control_steps * substeps
-        controlled = [n for n in range(total) if n % substeps % self.controller_every == 0]
-        for now, following in zip(controlled, [*controlled[1:], total], strict=True):
-            held = following - now - 1
-            is_last = following == total
-            if is_last and not held:
-                self._note_state()
-            sim.step1()
-            if now % substeps == 0:
-                self.control.set_goal(pose, grip)
-            self.control.run()
-            sim.step2()
-            if is_last and held:
-                self._step(held - 1)
-                self._note_state()
-                held = 1
-            self._step(held)
-
-    def _step(self, count: int) -> None:
-        """Make physics steps with the torques as they are."""
-        sim = self.env.sim
-        if count:
-            self._mujoco.mj_step(sim.model._model, sim.data._data, count)
-
-    def _note_state(self) -> None:
-        sim = self.env.sim
-        model, data = sim.model._model, sim.data._data
-        self._mujoco.mj_getState(model, data, self._before_last_step, self._everything)
+        self.physics.run(pose, grip, control_steps)
 
     def snapshot(self) -> SceneSnapshot:
         """What it is like after a word of this episode, for :meth:`restore`."""
         return SceneSnapshot(
-            physics=self._before_last_step.copy(),
-            torques=self.env.sim.data.ctrl.copy(),
-            grip=self.control.grip,
+            physics=self.physics.snapshot(),
             target_position=self.target_position.copy(),
             gripper_closed=self.gripper_closed,
         )
@@ -170,13 +125,7 @@ class RobotScene:
 
         Only for tasks with :attr:`can_be_restored`.
         """
-        sim = self.env.sim
-        model, data = sim.model._model, sim.data._data
-        self._mujoco.mj_setState(model, data, snapshot.physics, self._everything)
-        self._before_last_step[:] = snapshot.physics
-        sim.data.ctrl[:] = snapshot.torques
-        self._step(1)
-        self.control.go_on(snapshot.grip)
+        self.physics.restore(snapshot.physics)
         self.target_position = snapshot.target_position.copy()
         self.gripper_closed = snapshot.gripper_closed
 
