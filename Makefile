@@ -53,7 +53,7 @@ check: install  ## style, types and the import contract
 
 install: $(VENV)/.installed  ## make .venv with the pinned packages, and nothing else
 
-# torch is asked for by its exact version: a CPU build is then taken where there is one.
+# torch is asked for by its exact version: pip then takes its CPU build from a registry that has one.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@supported() { $$1 -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }; \
 	if [ -z "$(PYTHON)" ] && supported $(BIN)/python; then exit 0; fi; \
@@ -85,7 +85,7 @@ lock: install  ## write the installed versions into constraints.txt
 
 bench: install system  ## measure world and policy against the usual ways (20 minutes)
 	for name in camera env control pool scoring update; do \
-	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json $(ARGS) || exit; done
+	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json || exit; done
 	$(BIN)/vlm-agent bench pool --frame_size 112 --json recipes/results/bench_pool_112.json
 
 soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 minutes)

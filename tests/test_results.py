@@ -88,7 +88,7 @@ def evaluation(path: Path, name: str, solved: int) -> None:
 
 def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     start = Row("starter policy", "s", train_seed=0)
-    learnt = Row("PPO from the starter policy", "p", train_seed=1)
+    learnt = Row("PPO from the starter policy", "x_best", train_seed=1)
     dark = Row("PPO from the warm start", "b", change=("--light", "0.6"))
     monkeypatch.setattr(Study, "rows", lambda self: iter((start, learnt, dark)))
     for row, solved in ((start, 2), (learnt, 9), (dark, 5)):
@@ -97,6 +97,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     run.parent.mkdir(parents=True)
     points = [
         {"timesteps": t, "success_rate": r, "ci95_low": r / 2, "ci95_high": 1.0}
+        | {"num_eval_episodes": 7}
         for t, r in ((0, 0.2), (100, 0.8))
     ]
     run.write_text(json.dumps({"run_name": "x", "seconds": 3600, "evaluations": points}))
@@ -137,7 +138,10 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     assert "old" not in text
     plot_learning_curves(written, tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").text[SOURCE] == curves_digest(written["curves"])
-    assert written["curves"][0]["success_rate"] == [0.2, 0.8]
+    (curve,) = written["curves"]
+    assert curve["success_rate"] == [0.2, 0.8]
+    about = (curve["policy"], curve["task"], curve["train_seed"], curve["episodes"])
+    assert about == (learnt.label, "PickPlaceCan", 1, 7)
 
 
 def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row) -> None:

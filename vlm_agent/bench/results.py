@@ -258,13 +258,19 @@ def _comparisons(results: Mapping[Row, dict[str, Any]]) -> Iterator[dict[str, An
 
 def _curves(study: Study) -> Iterator[dict[str, Any]]:
     """The validation success of each run of PPO over its words."""
+    rows = {Path(row.policy).name: row for row in study.rows() if not row.change}
     for stage in study.training():
         if stage.name.startswith("PPO: ") and stage.makes.is_file():
             summary = json.loads(stage.makes.read_text())
+            row = rows[f"{summary['run_name']}_best"]
             evaluations = summary["evaluations"]
             keys = ("timesteps", "success_rate", "ci95_low", "ci95_high")
             yield {
                 "run": summary["run_name"],
+                "policy": row.label,
+                "task": row.task,
+                "train_seed": row.train_seed,
+                "episodes": evaluations[0]["num_eval_episodes"],
                 "hours": round(summary["seconds"] / 3600, 3),
                 **{key: [evaluation[key] for evaluation in evaluations] for key in keys},
             }

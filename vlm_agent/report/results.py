@@ -69,15 +69,30 @@ def curves_digest(curves: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot_learning_curves(results: Mapping[str, Any], output: Path) -> None:
-    """Draw each run's success on the validation episodes over its words, with 95 % intervals."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    for curve in results["curves"]:
-        rate = curve["success_rate"]
-        (line,) = axes.plot(curve["timesteps"], rate, marker=".", label=curve["run"])
-        bounds = curve["ci95_low"], curve["ci95_high"]
-        axes.fill_between(curve["timesteps"], *bounds, alpha=0.12, color=line.get_color())
-    axes.set(xlabel="words of PPO", ylabel="success, validation episodes", ylim=(-0.02, 1.02))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(output, dpi=110, metadata={SOURCE: curves_digest(results["curves"])})
+    """Draw each run's success on the validation episodes over its words, with 95 % intervals.
+
+    One picture per task; a policy of the table has its colour, which its training seeds share.
+    """
+    curves = results["curves"]
+    tasks = list(dict.fromkeys(curve["task"] for curve in curves))
+    policies = list(dict.fromkeys(curve["policy"] for curve in curves))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    pictures = figure.subplots(ncols=max(1, len(tasks)), sharey=True, squeeze=False)[0]
+    for axes, task in zip(pictures, tasks, strict=False):
+        named: set[str] = set()
+        for curve in (curve for curve in curves if curve["task"] == task):
+            which = policies.index(curve["policy"])
+            name = f"{curve['policy']} ({curve['episodes']} episodes)"
+            label = None if name in named else name
+            named.add(name)
+            words = [n / 1000 for n in curve["timesteps"]]
+            # Hollow marks of different shapes: curves that lie at 0 can be told apart.
+            style = {"color": f"C{which}", "marker": "osD^v"[which % 5], "fillstyle": "none"}
+            axes.plot(words, curve["success_rate"], label=label, **style)
+            bounds = curve["ci95_low"], curve["ci95_high"]
+            axes.fill_between(words, *bounds, alpha=0.12, color=style["color"])
+        axes.set(title=task, xlabel="words of PPO, in thousands", ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    pictures[0].set_ylabel("success, validation episodes")
+    figure.savefig(output, dpi=110, metadata={SOURCE: curves_digest(curves)})
