@@ -125,7 +125,9 @@ class PPOConfig:
         "reverse: episodes begin on the way of the expert's demonstrations, at first near "
         "success, and earlier when the policy succeeds",
     )
-    curriculum_threshold: Fraction = setting(0.7, "success rate at which they begin earlier")
+    curriculum_threshold: Fraction = setting(
+        0.7, "success rate of the farthest starts at which they move back; below half of it, forth"
+    )
     curriculum_stride: Count = setting(3, "by how many words")
     curriculum_patience: Annotated[float, Field(ge=1)] = setting(
         2.0, "such an episode is over after so many times the expert's missing words, and a stride"

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 
+from tests.learning.runs import SHARES, metrics_of, trainer_for
 from tests.learning.worlds import ColourPool
 from vlm_agent.learning.curriculum import WINDOW, ReverseCurriculum
-from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.learning.rollout import EpisodeRecord, RolloutCollector
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
@@ -32,21 +33,68 @@ def test_at_first_only_the_last_words_are_missing():
 
 def test_it_moves_back_when_enough_are_solved():
     lessons = curriculum()
-    lessons.learn([True] * 59 + [False] * 41)
+    solved = int(0.6 * WINDOW)
+    lessons.learn([False] * (WINDOW - solved + 1) + [True] * (solved - 1))
     assert lessons.words_left == 2
-    lessons.learn([True])  # the oldest success falls out, so the rate stays 59 %
-    assert lessons.words_left == 2
-    lessons.learn([True] * 5 * WINDOW)  # one rollout; none of it began further back
+    lessons.learn([True])  # a failure falls out
     assert lessons.words_left == 4
-    for _ in range(5):
+    for _ in range(2):
         lessons.learn([True] * WINDOW)
     assert (lessons.words_left, lessons.share) == (6, 1.0)
     assert () in {lessons.start(0, env, 0).actions for env in range(50)}
 
 
+def test_one_rollout_moves_it_one_stride():
+    lessons = curriculum()
+    lessons.learn([True] * 5 * WINDOW)  # none of them began further back
+    assert lessons.words_left == 4
+
+
+def test_it_moves_forth_when_too_few_are_solved():
+    lessons = curriculum()
+    for _ in range(2):
+        lessons.learn([True] * WINDOW)
+    assert lessons.words_left == 6
+    enough = int(0.3 * WINDOW)  # half of the threshold
+    lessons.learn([True] * enough + [False] * (WINDOW - enough))
+    assert lessons.words_left == 6
+    lessons.learn([False])  # a success falls out
+    assert lessons.words_left == 4
+    for _ in range(3):
+        lessons.learn([False] * WINDOW)
+    assert lessons.words_left == 2
+
+
+def test_every_other_episode_begins_farthest():
+    whole = Episode(7, tuple(range(6)) * 5)
+    lessons = ReverseCurriculum([whole], seed=0, threshold=0.6, stride=4, patience=1.5)
+    for _ in range(4):
+        lessons.learn([True] * WINDOW)
+    begun = [len(lessons.start(0, env, 0).actions) for env in range(2000)]
+    left = np.bincount([30 - n for n in begun], minlength=21)
+    assert left[0] == 0
+    assert len(left) == 21
+    # A fourth of one half among the farthest four, and a twentieth of the other among all twenty.
+    assert np.allclose(left[1:17] / 2000, 0.5 / 20, atol=0.015)
+    assert np.allclose(left[17:] / 2000, 0.5 / 4 + 0.5 / 20, atol=0.03)
+
+
+def test_only_episodes_from_where_the_start_is_now_are_counted():
+    lessons = curriculum()
+    lessons.learn([True] * WINDOW)  # three or four words are missing now
+    assert [lessons.is_farthest(7, begun) for begun in range(6)] == [False, False, True, True] + [
+        False
+    ] * 2
+    # Of the short one, that is its beginning; it stays so when the others begin even earlier.
+    assert [lessons.is_farthest(9, begun) for begun in range(4)] == [True, True, False, False]
+    lessons.learn([True] * WINDOW)
+    assert [lessons.is_farthest(9, begun) for begun in range(4)] == [True, False, False, False]
+
+
 def test_it_goes_on_where_it_was():
     lessons, again = curriculum(), curriculum()
-    lessons.learn([True] * 130)
+    lessons.learn([True] * (WINDOW + WINDOW // 2))
+    lessons.learn([True] * 5)
     again.load_state_dict(lessons.state_dict())
     lessons.learn([True] * 70)
     again.learn([True] * 70)
@@ -62,6 +110,7 @@ def test_a_rollout_begins_in_the_middle_of_episodes(policy):
     for record in finished:
         begun = whole[record.seed][: len(whole[record.seed]) - 2]
         assert tuple(record.actions[: len(begun)]) == begun
+        assert curriculum().is_farthest(record.seed, record.begun)
         assert len(record.actions) == min(8, record.horizon)
     assert {len(record.actions) for record in finished} > {8}
     state = json.loads(json.dumps(collector.state_dict()))
@@ -71,6 +120,24 @@ def test_a_rollout_begins_in_the_middle_of_episodes(policy):
     for one, other in zip(again.running, collector.running, strict=True):
         assert one.episode == other.episode
         assert other.horizon is not None
+
+
+def test_of_the_farthest_starts_only_training_learns_and_logs(recipe_for):
+    recipe = recipe_for()
+    trainer = trainer_for(recipe)
+    trainer.bar = trainer._progress_bar()
+    trainer.collector.curriculum = lessons = curriculum()
+    lessons.learn([True] * WINDOW)  # three or four words are missing now
+    near = EpisodeRecord(7, [0] * 6, success=True, begun=5)
+    far = EpisodeRecord(7, [0] * 6, success=False, begun=2)
+    rollout, _ = trainer.collect()
+    trainer.record(rollout, [near, near, near, far], dict.fromkeys(SHARES, 0.0))
+    row = metrics_of(recipe)[-1]
+    assert (row["success_rate"], row["farthest_success_rate"]) == (0.75, 0.0)
+    assert row["curriculum_share"] == 4 / 6
+    assert lessons.state_dict() == {"words_left": 4, "recent": [False]}
+    trainer.record(rollout, [far] * WINDOW, dict.fromkeys(SHARES, 0.0))
+    assert metrics_of(recipe)[-1]["curriculum_share"] == 2 / 6
 
 
 def test_a_worker_begins_the_following_episode_where_it_is_asked_to():

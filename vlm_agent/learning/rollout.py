@@ -33,6 +33,7 @@ class EpisodeRecord:
         success: Whether the task was solved.
         stage: The highest stage so far, a lower-case name of :class:`Stage`.
         horizon: Words after which it is over, if before the scene's horizon.
+        begun: How many of the words at its beginning were not the policy's.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class EpisodeRecord:
     success: bool = False
     stage: str = Stage.NONE.name.lower()
     horizon: int | None = None
+    begun: int = 0
 
     def add(self, action: int, reward: float, info: dict[str, Any]) -> None:
         """Take one word and what came of it."""
@@ -265,8 +267,9 @@ class RolloutCollector:
         """The episode that an environment begins next."""
         place = self.rank, int(env), self.episodes_begun[env]
         if self.curriculum is not None:
-            begun = self.curriculum.start(*place)
-            return EpisodeRecord(begun.seed, list(begun.actions), horizon=begun.horizon)
+            start = self.curriculum.start(*place)
+            said = list(start.actions)
+            return EpisodeRecord(start.seed, said, horizon=start.horizon, begun=len(said))
         return EpisodeRecord(episode_seed("train", self.seed, "rollout", *place))
 
     def seconds(self) -> dict[str, float]:

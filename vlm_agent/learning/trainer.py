@@ -154,21 +154,30 @@ class PPOTrainer:
         shares = shares_over_ranks(rollout.actions, len(words))
         everyone = gather_object(episodes)
         rates = episode_rates(everyone)
-        if (curriculum := self.collector.curriculum) is not None:
-            curriculum.learn([record.success for record in everyone])
-            measured = measured | {"curriculum_share": curriculum.share}
+        begins = self._move_start(everyone)
         if self.accelerator.is_main_process:
             self.log.write(
                 {
                     "timesteps": self.timesteps,
                     **rates,
                     **measured,
+                    **begins,
                     "words": dict(zip(words, shares, strict=True)),
                 }
             )
             shown = {"return": rates["episode_return"], "success": rates["success_rate"]}
             shown |= {k: measured[f"{k}_share"] for k in ("physics", "rendering", "model")}
             self.bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
+
+    def _move_start(self, episodes: list[EpisodeRecord]) -> dict[str, float | None]:
+        """Tell the curriculum, if there is one, how episodes ended; what is logged of it."""
+        curriculum = self.collector.curriculum
+        if curriculum is None:
+            return {}
+        farthest = [r for r in episodes if curriculum.is_farthest(r.seed, r.begun)]
+        curriculum.learn([record.success for record in farthest])
+        solved = episode_rates(farthest)["success_rate"]
+        return {"curriculum_share": curriculum.share, "farthest_success_rate": solved}
 
     def save(self) -> None:
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
