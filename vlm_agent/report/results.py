@@ -76,7 +76,7 @@ def plot_learning_curves(results: Mapping[str, Any], output: Path) -> None:
     curves = results["curves"]
     tasks = list(dict.fromkeys(curve["task"] for curve in curves))
     policies = list(dict.fromkeys(curve["policy"] for curve in curves))
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     pictures = figure.subplots(ncols=max(1, len(tasks)), sharey=True, squeeze=False)[0]
     for axes, task in zip(pictures, tasks, strict=False):
         named: set[str] = set()
@@ -93,6 +93,7 @@ def plot_learning_curves(results: Mapping[str, Any], output: Path) -> None:
             axes.fill_between(words, *bounds, alpha=0.12, color=style["color"])
         axes.set(title=task, xlabel="words of PPO, in thousands", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        # Below, where no curve is hidden.
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     pictures[0].set_ylabel("success, validation episodes")
     figure.savefig(output, dpi=110, metadata={SOURCE: curves_digest(curves)})
