@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-matplotlib.use("Agg")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("episode return", ("episode_return",)),
@@ -39,6 +36,8 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
         evaluations: The run's evaluations, drawn with their 95 % intervals.
         output: The PNG to write.
     """
+    from matplotlib.figure import Figure  # a second to import, and only a run's end needs it
+
     updates = read_metrics(metrics_path)
     figure = Figure(figsize=(14, 6.5), layout="constrained")
     grid = figure.subplots(2, 4)

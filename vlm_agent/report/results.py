@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
-
-matplotlib.use("Agg")
 
 BEGIN, END = "<!-- results: made by make results -->", "<!-- end of results -->"
 SOURCE = "Source"
