@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
+import torch
 
 from vlm_agent.actions import MOTIONS
 from vlm_agent.observations import Observations
@@ -32,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "round_" in metafunc.fixturenames:
         metafunc.parametrize("round_", range(metafunc.config.getoption("rounds")))
+
+
+@pytest.fixture(autouse=True)
+def drawn_as_ever() -> None:
+    """Random weights and inputs are those of the last run, whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

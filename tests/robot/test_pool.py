@@ -19,9 +19,9 @@ from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
 
 CONFIG = EnvConfig(task="Lift", frame_size=56, horizon=5)
-NUM_ENVS = 4
+NUM_ENVS = 3
 STEPS = 12
-HORIZONS = [5, 4, 5, 3]  # some episodes have less time than the scene gives
+HORIZONS = [5, 4, 3]  # some episodes have less time than the scene gives
 ROOT = Path(__file__).parents[2]
 
 
@@ -87,7 +87,7 @@ def test_results_depend_neither_on_workers_nor_on_groups(undisturbed):
         assert pool.num_workers == 3
         assert_same(play(pool), undisturbed)
         assert_same(play(pool, groups=2), undisturbed)
-        assert_same(play(pool, groups=4), undisturbed)
+        assert_same(play(pool, groups=3), undisturbed)
 
 
 def test_new_episodes_begin_where_one_ended(undisturbed):
@@ -127,7 +127,7 @@ def test_answers_come_in_the_order_asked_for():
 
 
 def test_a_killed_worker_changes_nothing(undisturbed, caplog):
-    victim = 1
+    victim = 0
     with EnvPool(CONFIG, NUM_ENVS, 2) as pool:
 
         def disturb(step: int) -> None:
