@@ -146,6 +146,11 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
         (["eval", "--policy", "random", "--horizn", "3"], "did you mean '--horizon'"),
         (["eval", "--policy", "random", "--horizon", "0"], "horizon: 0: .*greater than or equal"),
         (["eval", "--policy", "random", "--horizon"], "--horizon: expected --key value"),
+        (["eval", "--policy", "random", "--controller_hz", "300"], "300: it should divide the 500"),
+        (["eval", "--policy", "random", "--ablate", "image"], "'random' reads neither picture"),
+        (["eval", "--policy", "oracle", "--ablate", "prompt"], "'oracle' reads neither picture"),
+        (["eval", "--policy", "random", "--json", "tests"], "--json tests: is a folder"),
+        (["show", "--oracle", "1", "--output", "README.md/a.png"], "--output .*cannot be written"),
         (["compare", "random", "/nowhere.json", "--horizon", "x"], "horizon: 'x'"),
         (["compare", "/nowhere.json"], "no evaluation in '/nowhere.json'"),
         (["eval", "--policy", "/nowhere"], "no policy in the folder '/nowhere'"),
@@ -191,6 +196,14 @@ def test_console_script_and_help():
     bad = subprocess.run([script, "eval", "--policy", "/nowhere"], capture_output=True, text=True)
     assert bad.returncode == 2
     assert "Traceback" not in bad.stderr
+
+
+def test_seeds_are_whole_numbers(capsys):
+    for arguments in (["show", "--oracle", "-1", "--output", "a.png"], ["eval", "--seed", "-1"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 2
+        assert "expected a whole number of at least 0, got '-1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ BAD_RECIPES = [
     ("robot: Baxter", "robot: unknown.*'Baxter'"),
     ("run_name: a/b", "run_name: 'a/b'"),
     ("frame_size: 12", "frame_size: 12"),
-    ("controller_hz: 300", "controller_hz: 300 does not divide"),
+    ("controller_hz: 300", "controller_hz: 300: it should divide the 500 Hz"),
     ("lora_dropout: 0.05", "lora_dropout: 0.05 is not 0"),
     ("load_in_4bit: true", "load_in_4bit: quantised weights cannot be trained: add use_peft"),
     ("load_in_8bit: true", "load_in_8bit: quantised weights cannot be trained: add use_peft"),
@@ -73,6 +73,14 @@ BAD_RECIPES = [
     ("- seed", "expected lines of 'key: value'"),
     ("seed: [1", "not valid YAML"),
 ]
+
+
+@pytest.mark.parametrize("key", ["--config", "--prompt_template"])
+def test_files_that_hold_no_text_are_refused_by_name(key: str, tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_bytes(b"seed: 1 # \xff")
+    with pytest.raises(UserError, match=f"{path}: not a text file in UTF-8"):
+        load_recipe([key, str(path)])
 
 
 @pytest.mark.parametrize(("text", "problem"), BAD_RECIPES, ids=[t for t, _ in BAD_RECIPES])

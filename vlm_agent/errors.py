@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -27,3 +28,15 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     if close:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(repr(c) for c in close)}?"
     return f"unknown {kind} {name!r}; valid names are: {', '.join(valid)}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user wrote.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8: {error}") from None

@@ -15,7 +15,7 @@ import jinja2.nodes
 import jinja2.sandbox
 
 from vlm_agent.actions import DEFAULT_WORDS
-from vlm_agent.errors import UserError, unknown_name
+from vlm_agent.errors import UserError, read_text, unknown_name
 from vlm_agent.observations import FACTS
 
 VARIABLES: dict[str, str] = {
@@ -143,7 +143,7 @@ def load_template_source(name: str, search: Sequence[Path] = ()) -> str:
     for folder in (Path(), *search):
         path = folder / name
         if path.is_file():
-            return path.read_text()
+            return read_text(path)
     siblings = [p for folder in (Path(), *search) for p in (folder / name).parent.glob("*.jinja")]
     valid = {str(Path(name).parent / p.name) for p in siblings}
     raise UserError(

@@ -23,7 +23,7 @@ from vlm_agent.actions import DEFAULT_WORDS, word_problems
 from vlm_agent.errors import UserError, unknown_name
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.prompts import PromptTemplate, load_template_source
-from vlm_agent.robot.config import PHYSICS_HZ, EnvConfig
+from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.names import name_problems
 from vlm_agent.robot.tasks import get_task
 from vlm_agent.settings import STRICT, setting
@@ -267,8 +267,6 @@ def _combination_problems(
     found = name_problems(env.task, env.robot)
     if words := word_problems(prompt.action_words):
         found["action_words"] = "; ".join(words)
-    if PHYSICS_HZ % env.controller_hz:
-        found["controller_hz"] = f"{env.controller_hz} does not divide the {PHYSICS_HZ} Hz physics"
     if model.lora_dropout:
         found["lora_dropout"] = (
             f"{model.lora_dropout} is not 0: with dropout the update sees another policy than "

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vlm_agent.errors import UserError, unknown_name
+from vlm_agent.errors import UserError, read_text, unknown_name
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,7 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         hint = unknown_name("recipe", str(path), siblings) if siblings else "no such file"
         raise UserError(f"{path}: {hint}")
     try:
-        values = parse_yaml(path.read_text())
+        values = parse_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):

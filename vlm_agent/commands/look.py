@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vlm_agent.commands.options import check_writable, natural
 from vlm_agent.errors import UserError
 
 
@@ -54,7 +55,7 @@ def add_show(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--episode", type=Path, metavar="FILE", help="an after.json of a run")
     what.add_argument(
-        "--oracle", type=int, metavar="SEED", help="let the scripted expert play PickPlaceCan"
+        "--oracle", type=natural, metavar="SEED", help="let the scripted expert play PickPlaceCan"
     )
     what.add_argument(
         "--directions",
@@ -76,7 +77,7 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
     endings = (".png",) if arguments.directions else (".mp4", ".png")
     if output.suffix not in endings:
         raise UserError(f"--output {output}: expected a name ending in {' or '.join(endings)}")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(output, "--output")
     if arguments.directions:
         picture_directions(output, EnvConfig(task="Lift", robot=arguments.directions))
         print(f"wrote {output}")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.commands.options import boolean, check_writable, count
+from vlm_agent.commands.options import boolean, check_writable, count, natural
 from vlm_agent.seeding import SPLITS
 
 POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, tiny, oracle, random"
@@ -43,7 +43,7 @@ def _add_episode_options(parser: argparse.ArgumentParser) -> None:
         help="whose episodes; a policy is chosen by validation and measured by test episodes "
         "(default: validation)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides the episodes (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="decides the episodes (default: 0)")
     parser.add_argument(
         "--greedy",
         type=boolean,

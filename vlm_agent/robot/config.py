@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from vlm_agent.settings import STRICT, setting
 
@@ -14,6 +15,16 @@ PHYSICS_HZ = 500
 
 CONTROL_HZ = 20
 """robosuite's control steps per simulated second."""
+
+
+def _divides_physics(rate: int) -> int:
+    if PHYSICS_HZ % rate:
+        message = "it should divide the {physics} Hz of the physics"
+        raise PydanticCustomError("divides", message, {"physics": PHYSICS_HZ})
+    return rate
+
+
+ControllerRate = Annotated[int, Field(ge=20, le=PHYSICS_HZ), AfterValidator(_divides_physics)]
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -34,7 +45,7 @@ class EnvConfig:
     control_steps: Annotated[int, Field(ge=1, le=100)] = setting(
         4, f"control steps ({CONTROL_HZ} a second) that one word takes"
     )
-    controller_hz: Annotated[int, Field(ge=20, le=500)] = setting(
+    controller_hz: ControllerRate = setting(
         100,
         "rate of the operational-space controller; 500 is stock robosuite, 100 is twice as fast",
     )
