@@ -1,5 +1,8 @@
 """Who can be evaluated, and what a policy is told."""
 
+import dataclasses
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +96,20 @@ def test_an_ablated_policy_does_not_know(
     with_facts = speak(Observations(one.frames, other_facts), None)
     assert np.array_equal(speak(one, None), with_image) != moves_with_image
     assert np.array_equal(speak(one, None), with_facts) != moves_with_facts
+
+
+def test_without_the_prompts_facts_it_is_always_the_beginning(make_observations):
+    """No word has been said, and all of them are left: 120, as the observations have it."""
+    told = []
+    players._ablated(lambda seen, _: told.append(seen.facts), "prompt")(make_observations(3), None)
+    assert told[0].tolist() == [[0, 8, 0, 120]] * 3
+
+
+def test_a_result_says_what_the_policy_was_not_told(monkeypatch):
+    monkeypatch.setattr(players, "evaluate", lambda *_: {})
+    monkeypatch.setattr(players, "EnvPool", lambda *_, **__: nullcontext())
+    player = dataclasses.replace(load_player("random"), ablate="image")
+    assert players.measure(player, 1, 0, True, "test")["ablate"] == "image"
 
 
 @pytest.mark.parametrize("name", ["minimal", "default"])

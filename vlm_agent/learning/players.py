@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from vlm_agent.actions import DEFAULT_WORDS, MOTIONS
+from vlm_agent.errors import UserError
 from vlm_agent.learning.checkpoints import load_policy
 from vlm_agent.learning.demonstrations import play_in_parallel
 from vlm_agent.learning.evaluation import Speaker, evaluate, speaker, summarize
 from vlm_agent.learning.rollout import EpisodeRecord
-from vlm_agent.observations import Observations
+from vlm_agent.observations import FACTS, Observations
 from vlm_agent.policy.artifact import named_policy
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import TINY
@@ -27,6 +28,8 @@ ORACLE = "oracle"
 RANDOM = "random"
 
 Ablation = Literal["none", "image", "prompt"]
+
+STEP, WORDS_LEFT = FACTS.index("step"), FACTS.index("words_left")
 
 GREY = 128
 """What every pixel is for a policy that is not to see."""
@@ -42,6 +45,7 @@ class Player:
         gamma: Discount of its rewards.
         words: What the eight actions are called.
         speak: Chooses words; ``None`` for the expert, who has to be where the simulator is.
+        ablate: What it is not told, see :func:`load_player`.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Player:
     gamma: float = 0.99
     words: tuple[str, ...] = DEFAULT_WORDS
     speak: Speaker | None = None
+    ablate: Ablation = "none"
 
 
 def load_player(name: str, ablate: Ablation = "none") -> Player:
@@ -63,6 +68,8 @@ def load_player(name: str, ablate: Ablation = "none") -> Player:
     Raises:
         UserError: There is no such policy.
     """
+    if ablate != "none" and name in (ORACLE, RANDOM):
+        raise UserError(f"--ablate {ablate}: {name!r} reads neither picture nor prompt")
     if name == ORACLE:
         return Player(name)
     if name == RANDOM:
@@ -74,7 +81,7 @@ def load_player(name: str, ablate: Ablation = "none") -> Player:
     speak = speaker(policy)
     if ablate != "none":
         speak = _ablated(speak, ablate)
-    return Player(name, env, gamma, policy.words, speak)
+    return Player(name, env, gamma, policy.words, speak, ablate)
 
 
 def _random_words(observations: Observations, uniforms: np.ndarray | None) -> np.ndarray:
@@ -88,7 +95,9 @@ def _ablated(speak: Speaker, ablate: Ablation) -> Speaker:
         if ablate == "image":
             frames = np.full_like(frames, GREY)
         else:
-            facts = np.broadcast_to(np.array(START_FACTS, facts.dtype), facts.shape)
+            horizon = facts[:, STEP] + facts[:, WORDS_LEFT]
+            facts = np.tile(np.array(START_FACTS, facts.dtype), (len(facts), 1))
+            facts[:, WORDS_LEFT] = horizon
         return speak(Observations(frames, facts), uniforms)
 
     return choose
@@ -128,5 +137,6 @@ def measure(
             done = evaluate(player.speak, pool, range(count), seed, greedy, split, on_episode)
         records = [done[number] for number in sorted(done)]
     about = {"policy": player.name, "task": player.env.task, "split": split}
+    about |= {"ablate": player.ablate}
     mode = {"greedy": greedy, "seed": seed, "env": dataclasses.asdict(player.env)}
     return summarize(records, player.words, **about, **mode)
