@@ -140,6 +140,12 @@ def test_missing_demonstrations_leave_the_earlier_run_alone(trained: ImitationTr
     assert RunFolders(trained.recipe).final.is_dir()
 
 
+def test_the_experts_words_are_not_masked(trained: ImitationTrainer, recipe_for):
+    with pytest.raises(UserError, match="mask_senseless_words: a warm start learns all"):
+        run_imitation(recipe_for(**SETTINGS, overwrite=True, mask_senseless_words=True))
+    assert RunFolders(trained.recipe).final.is_dir()
+
+
 def test_a_policy_of_another_kind_is_no_start(trained: ImitationTrainer, recipe_for):
     for settings, named in (
         ({"use_peft": True}, "use_peft"),

@@ -24,6 +24,9 @@ def small_world(monkeypatch):
         def __exit__(self, *_) -> None:
             pass
 
+        def wait_until_ready(self) -> None:
+            pass
+
     monkeypatch.setattr(run_module, "EnvPool", Pool)
 
 
@@ -49,6 +52,27 @@ def test_a_resumed_runs_checkpoints_hold_the_recipe_they_were_written_by(recipe_
     assert rates == [1e-3, 7e-5, 7e-5]
     settings = [json.loads((f / "policy.json").read_text())["model"] for f in folders]
     assert [s["gradient_checkpointing"] for s in settings] == [False, True, True]
+
+
+@pytest.mark.parametrize("what", ["trackers", "robots", "policy"])
+def test_a_run_that_cannot_begin_leaves_the_earlier_one_alone(recipe_for, monkeypatch, what):
+    recipe = recipe_for(total_timesteps=32, save_freq=32, report_to=["tensorboard"])
+    run_training(recipe)
+    before = sorted(RunFolders(recipe).run.rglob("*"))
+
+    def fail(*_) -> None:
+        raise UserError(f"no {what}")
+
+    where = {
+        "trackers": "check_trackers",
+        "robots": "EnvPool.wait_until_ready",
+        "policy": "build_policy",
+    }
+    monkeypatch.setattr(f"vlm_agent.learning.run.{where[what]}", fail)
+    with pytest.raises(UserError, match=f"no {what}"):
+        run_training(recipe_for(overwrite=True, report_to=["tensorboard"]))
+    assert sorted(RunFolders(recipe).run.rglob("*")) == before
+    assert len(RunFolders(recipe).steps()) == 1
 
 
 def test_a_policy_without_its_recipe_cannot_be_evaluated(policy, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import ROOT
 from vlm_agent.errors import UserError
 from vlm_agent.learning import tracking
-from vlm_agent.learning.tracking import MetricsLog, start_trackers
+from vlm_agent.learning.tracking import MetricsLog, check_trackers, start_trackers
 from vlm_agent.recipes import make_recipe
 
 
@@ -69,10 +69,11 @@ def test_none_starts_nothing(monkeypatch, tmp_path):
     assert start(monkeypatch, tmp_path, login=True, report_to=["none"]).modes == []
 
 
-def test_a_tracker_that_is_not_installed_is_named(monkeypatch, tmp_path):
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"report_to: wandb is not installed.*vlm-agent\[wandb\]"):
-        start(monkeypatch, tmp_path, login=True)
+        check_trackers(make_recipe({"report_to": ["wandb"]}))
+    check_trackers(make_recipe({"report_to": ["none"]}))
 
 
 def test_metrics_go_to_the_file_as_they_are_and_flat_to_the_trackers(tmp_path):

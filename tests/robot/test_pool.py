@@ -14,9 +14,11 @@ import pytest
 
 from tests.robot.faulty import FAULT_SEED, DriftingEnv, FaultyEnv
 from vlm_agent.errors import UserError
+from vlm_agent.robot import handle
 from vlm_agent.robot.config import EnvConfig
 from vlm_agent.robot.episode import Episode
 from vlm_agent.robot.pool import EnvPool
+from vlm_agent.robot.worker import Step
 
 CONFIG = EnvConfig(task="Lift", frame_size=56, horizon=5)
 NUM_ENVS = 3
@@ -222,8 +224,15 @@ def test_a_step_under_way_stands_in_the_way_of_others():
 def test_an_environment_that_cannot_be_built_is_an_error_at_once():
     with EnvPool(EnvConfig(task="PickPlaceCam"), 1) as pool:
         with pytest.raises(UserError, match="'PickPlaceCam'.*'PickPlaceCan'"):
-            pool.reset({0: Episode(0, ())})
+            pool.wait_until_ready()
         assert pool.restarts == [0]
+
+
+def test_words_that_are_said_again_get_time():
+    """Also those of an episode that is only begun where another ends."""
+    played, fresh = Episode(1, (4,) * 150), Episode(2, ())
+    assert handle._replayed({0: played, 1: fresh}) == 150
+    assert handle._replayed({0: Step(3, played), 1: Step(3, fresh), 2: Step(3)}) == 150
 
 
 def test_closing_ends_the_workers_and_can_be_repeated():

@@ -19,7 +19,7 @@ from vlm_agent.learning.demonstrations import check_demonstrations
 from vlm_agent.learning.evaluator import Evaluator
 from vlm_agent.learning.imitation import ImitationTrainer
 from vlm_agent.learning.launch import cores_per_process, rendering_gpu, start_accelerator
-from vlm_agent.learning.tracking import start_trackers, tracker_names
+from vlm_agent.learning.tracking import check_trackers, start_trackers, tracker_names
 from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.artifact import named_policy
 from vlm_agent.policy.building import build_policy
@@ -63,7 +63,9 @@ class Run:
 
 @contextmanager
 def begin_run(recipe: Recipe, make_env: MakeEnv = LanguageActionEnv) -> Iterator[Run]:
-    """Check the launch, make or load the policy, prepare the run's folder, start the robots.
+    """Check the launch, start the robots, make or load the policy, prepare the run's folder.
+
+    In this order, so that an earlier run is only replaced by one that can begin.
 
     Args:
         recipe: The run.
@@ -78,17 +80,8 @@ def begin_run(recipe: Recipe, make_env: MakeEnv = LanguageActionEnv) -> Iterator
     began = time.perf_counter()
     if accelerator.is_main_process:
         folders.check_new(recipe)  # before a large model is loaded for nothing
+    check_trackers(recipe)
     resume_folder = folders.resume_folder(recipe)
-    if resume_folder is not None:
-        policy = VLMPolicy.from_pretrained(resume_folder)
-        check_same_run(resume_folder, policy, recipe)
-        _with_recipe(policy, recipe)
-    else:
-        policy = _start_policy(recipe)
-    if accelerator.is_main_process:
-        folders.prepare(recipe)
-    accelerator.wait_for_everyone()
-    start_trackers(accelerator, recipe, folders.run)
     num_workers = recipe.ppo.num_workers or cores_per_process(os.environ)
     pool = EnvPool(
         recipe.env,
@@ -101,6 +94,17 @@ def begin_run(recipe: Recipe, make_env: MakeEnv = LanguageActionEnv) -> Iterator
         make_env=make_env,
     )
     with pool:
+        if resume_folder is not None:
+            policy = VLMPolicy.from_pretrained(resume_folder)
+            check_same_run(resume_folder, policy, recipe)
+            _with_recipe(policy, recipe)
+        else:
+            policy = _start_policy(recipe)
+        pool.wait_until_ready()
+        if accelerator.is_main_process:
+            folders.prepare(recipe)
+        accelerator.wait_for_everyone()
+        start_trackers(accelerator, recipe, folders.run)
         yield Run(folders, accelerator, policy, pool, began)
 
 
@@ -134,6 +138,11 @@ def run_imitation(recipe: Recipe) -> None:
         raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
     if recipe.model.value_input == "state":
         raise UserError("value_input: 'state' is for PPO: demonstrations do not hold the state")
+    if recipe.model.mask_senseless_words:
+        raise UserError(
+            "mask_senseless_words: a warm start learns all of the expert's words; "
+            "set it for PPO and evaluation"
+        )
     check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
     with begin_run(recipe, ExpertEnv) as run:
         trainer = ImitationTrainer(recipe, run.accelerator, run.policy, run.pool)

@@ -52,20 +52,24 @@ def tracker_names(recipe: Recipe) -> list[str]:
     return [name for name in recipe.ppo.report_to if name != "none"]
 
 
-def start_trackers(accelerator: Accelerator, recipe: Recipe, run_folder: Path) -> None:
-    """Start the recipe's trackers; wandb falls back to offline, and says so.
+def check_trackers(recipe: Recipe) -> None:
+    """Find out whether the recipe's trackers can be started.
 
     Raises:
-        UserError: A tracker is not installed.
+        UserError: One is not installed.
     """
-    names = tracker_names(recipe)
-    if not names:
-        return
-    for name in names:
+    for name in tracker_names(recipe):
         if find_spec(name) is None:
             raise UserError(
                 f"report_to: {name} is not installed; pip install 'vlm-agent[{name}]', or none"
             )
+
+
+def start_trackers(accelerator: Accelerator, recipe: Recipe, run_folder: Path) -> None:
+    """Start the recipe's trackers; wandb falls back to offline, and says so."""
+    names = tracker_names(recipe)
+    if not names:
+        return
     settings = {
         key: value if isinstance(value, int | float | str) else str(value)
         for key, value in recipe.to_dict().items()

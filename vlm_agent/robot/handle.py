@@ -14,8 +14,7 @@ from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from vlm_agent.errors import UserError
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.worker import Answer, Request, WorkerSettings, run_worker
+from vlm_agent.robot.worker import Answer, Request, Step, WorkerSettings, run_worker
 
 START_SECONDS = 120.0
 """How long a worker may take to import robosuite."""
@@ -83,6 +82,19 @@ class WorkerHandle:
         with contextlib.suppress(OSError):  # the worker is gone; ``receive`` finds out why
             self._pipe.send(request)
 
+    def wait_until_ready(self) -> None:
+        """Wait for the environments to be built; then send what has been kept.
+
+        Raises:
+            WorkerError: The process ended, or built them for too long.
+            UserError: They cannot be made so.
+        """
+        if not self.is_ready:
+            self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
+            self.is_ready = True
+            for request in self.unanswered:
+                self._send(request)
+
     def receive(self) -> tuple[Request, Answer]:
         """The oldest unanswered request, and the answer to it.
 
@@ -90,14 +102,8 @@ class WorkerHandle:
             WorkerError: There will be no answer.
             UserError: The environments cannot be made or asked so.
         """
-        if not self.is_ready:
-            self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
-            self.is_ready = True
-            for request in self.unanswered:
-                self._send(request)
-        episodes = [what for what in self.unanswered[0].values() if isinstance(what, Episode)]
-        replayed = sum(len(episode.actions) for episode in episodes)
-        answer = self._get(self._timeout * (1 + replayed / WORDS_PER_TIMEOUT))
+        self.wait_until_ready()
+        answer = self._get(self._timeout * (1 + _replayed(self.unanswered[0]) / WORDS_PER_TIMEOUT))
         return self.unanswered.popleft(), answer
 
     def _get(self, timeout: float) -> Any:
@@ -138,6 +144,12 @@ class WorkerHandle:
     def let_go(self) -> None:
         """Close the pipe, upon which the process ends when it has done what it is doing."""
         self._pipe.close()
+
+
+def _replayed(request: Request) -> int:
+    """How many words of earlier episodes the worker may have to say before it can answer."""
+    asked = [what.following if isinstance(what, Step) else what for what in request.values()]
+    return sum(len(episode.actions) for episode in asked if episode is not None)
 
 
 def _inheritable(file: IO[bytes]) -> Connection:

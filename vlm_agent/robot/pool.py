@@ -6,9 +6,9 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from vlm_agent.robot.handle import END_SECONDS, WorkerError, WorkerHandle
 from vlm_agent.robot.worker import Frames, MakeEnv, Report, Request, Step, WorkerSettings
 
 logger = logging.getLogger(__name__)
+
+Answered = TypeVar("Answered")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ class EnvPool:
             slots = tuple(range(first, num_envs, self.num_workers))
             settings = WorkerSettings(slots, config, gamma, frames, gpu, make_env)
             self._workers.append(WorkerHandle(settings, timeout))
+
+    def wait_until_ready(self) -> None:
+        """Wait until all environments have been built.
+
+        Raises:
+            UserError: They cannot be, or a worker failed too often.
+        """
+        for index, worker in enumerate(self._workers):
+            self._insist(index, worker.wait_until_ready)
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
         """Start episodes, or take them up after the words they already have.
@@ -191,18 +202,21 @@ class EnvPool:
         for index, worker in enumerate(self._workers):
             if wanted.isdisjoint(worker.settings.slots):
                 continue
-            while True:
-                try:
-                    request, answer = worker.receive()
-                    break
-                except WorkerError as failure:
-                    self._revive(index, failure)
+            request, answer = self._insist(index, worker.receive)
             for activity, seconds in answer.seconds.items():
                 self.seconds[activity] += seconds
             self._note(request, answer.reports)
             reports.update(answer.reports)
         self.seconds["waiting"] += time.perf_counter() - began
         return reports
+
+    def _insist(self, index: int, ask: Callable[[], Answered]) -> Answered:
+        """What a worker answers, restarted as often as it takes and is allowed."""
+        while True:
+            try:
+                return ask()
+            except WorkerError as failure:
+                self._revive(index, failure)
 
     def _note(self, request: Request, reports: Mapping[int, Report]) -> None:
         """Remember where the environments stand now."""
