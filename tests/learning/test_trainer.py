@@ -173,6 +173,36 @@ def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, us
     assert resumed.evaluator.history == whole.evaluator.history
 
 
+def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for, monkeypatch):
+    """A run goes on at 32 timesteps though it had been at 96, and does worse from there on."""
+    settings = {"save_freq": 32, "num_eval_episodes": 2, "eval_freq": 64}
+    recipe = recipe_for(**settings)
+    quality = iter([0.0, 0.9, 0.8, 0.5, 0.6, 0.7])
+    summarize = evaluator_module.summarize
+    monkeypatch.setattr(
+        evaluator_module,
+        "summarize",
+        lambda *what, **about: summarize(*what, **about) | {"success_rate": next(quality)},
+    )
+    trainer_for(recipe).train()
+    folders = RunFolders(recipe)
+
+    def left() -> tuple[list[str], list[str], float]:
+        best = json.loads((folders.best / "trainer_state.json").read_text())
+        evaluations = sorted(path.stem for path in (folders.run / "evaluations").iterdir())
+        steps = [path.name.removeprefix("vlm-agent_step") for path in folders.steps()]
+        return steps, evaluations, best["success_rate"]
+
+    assert left() == (["32", "64", "96"], ["0", "64", "96"], 0.9)
+    again = recipe_for(resume_from=str(folders.step(32)), total_timesteps=160, **settings)
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(32)))
+    resumed.resume()
+    assert left() == (["32"], ["0"], 0.9)  # the best is kept until there is another
+    resumed.train()
+    assert left() == (["32", "64", "96", "128", "160"], ["0", "128", "160", "64"], 0.7)
+    assert [e["success_rate"] for e in resumed.evaluator.history] == [0.0, 0.5, 0.6, 0.7]
+
+
 def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
     recipe = recipe_for(num_eval_episodes=1)
     trainer = trainer_for(recipe)
@@ -273,6 +303,9 @@ def test_resuming_finds_the_runs_own_checkpoints_only(recipe_for, tmp_path):
         resume_folder(resume_from="latest", run_name="never-run")
     with pytest.raises(UserError, match="is no checkpoint of the run 'other'"):
         resume_folder(resume_from=str(folder), run_name="other")
+    (folder / "optimizer.pt").unlink()  # as a warm start leaves it
+    with pytest.raises(UserError, match="no checkpoint of a run of PPO"):
+        resume_folder(resume_from="latest")
 
 
 def test_a_run_does_not_delete_the_model_it_starts_from(recipe_for):

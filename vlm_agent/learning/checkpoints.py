@@ -45,11 +45,20 @@ class RunFolders:
         """The checkpoint after so many timesteps."""
         return self.checkpoints / f"{self.name}_step{timesteps}"
 
-    def steps(self) -> list[Path]:
-        """The checkpoints that exist, oldest first."""
+    def steps(self, after: int = -1) -> list[Path]:
+        """The checkpoints that exist of more than so many timesteps, oldest first."""
         pattern = re.compile(rf"{re.escape(self.name)}_step(\d+)")
-        found = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob("*_step*")]
-        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+        matches = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob("*_step*")]
+        found = sorted((int(match[1]), path) for match, path in matches if match)
+        return [path for timesteps, path in found if timesteps > after]
+
+    def forget_after(self, timesteps: int) -> None:
+        """Delete what a run left that went on from here, so that it can go on in another way."""
+        for checkpoint in self.steps(after=timesteps):
+            shutil.rmtree(checkpoint)
+        for path in self.evaluation(0).parent.glob("*.json"):
+            if int(path.stem) > timesteps:
+                path.unlink()
 
     def contents(self) -> dict[str, Path]:
         """What a finished run leaves, with a label for each."""
@@ -112,11 +121,14 @@ class RunFolders:
         if wanted is None:
             return None
         if wanted == "latest":
-            if not self.steps():
+            # A warm start's have no optimiser: it cannot be resumed.
+            steps = [path for path in self.steps() if (path / OPTIMIZER_FILE).is_file()]
+            if not steps:
                 raise UserError(
-                    f"resume_from: there is no checkpoint {self.checkpoints / self.name}_step*"
+                    "resume_from: there is no checkpoint of a run of PPO: "
+                    f"{self.checkpoints / self.name}_step*/{OPTIMIZER_FILE}"
                 )
-            return self.steps()[-1]
+            return steps[-1]
         if not (Path(wanted) / OPTIMIZER_FILE).is_file():
             raise UserError(f"resume_from: no checkpoint in {wanted!r} (no {OPTIMIZER_FILE})")
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:

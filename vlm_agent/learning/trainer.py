@@ -88,6 +88,7 @@ class PPOTrainer:
         self.updates = 0
         self.began = time.perf_counter()
         self.earlier_seconds = 0.0  # of a run that was resumed
+        self.best_is_foreign = False  # the best policy on disk is of what came of another resuming
         self.evaluator = Evaluator(recipe, accelerator, pool, self.log)
 
     def train(self) -> None:
@@ -143,8 +144,9 @@ class PPOTrainer:
         earlier = list(self.evaluator.history)
         result = self.evaluator(self.policy, self.timesteps)
         is_best = all(_quality(result) > _quality(other) for other in earlier)
-        if is_best and self.accelerator.is_main_process:
+        if (is_best or self.best_is_foreign) and self.accelerator.is_main_process:
             save_checkpoint(self.folders.best, self.policy, result)
+        self.best_is_foreign = False
 
     def record(
         self, rollout: RolloutBuffer, episodes: list[EpisodeRecord], measured: dict[str, float]
@@ -212,8 +214,12 @@ class PPOTrainer:
         self.timesteps, self.updates = state["timesteps"], state["updates"]
         self.evaluator.history, self.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
+        if self.folders.best.is_dir():
+            times = [evaluation["timesteps"] for evaluation in self.evaluator.history]
+            self.best_is_foreign = load_trainer_state(self.folders.best)["timesteps"] not in times
         if self.accelerator.is_main_process:
             self.log.keep_until(self.timesteps)
+            self.folders.forget_after(self.timesteps)
 
     def _is_due(self, every: int) -> bool:
         """Whether the last rollout completed another ``every`` timesteps, or the run."""
