@@ -1,7 +1,10 @@
 """The study's stages, and the README's table and picture that are made of its results."""
 
+import dataclasses
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -9,6 +12,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from vlm_agent.bench import quick
 from vlm_agent.bench import results as results_module
+from vlm_agent.bench import stages as stages_module
 from vlm_agent.bench.results import Row, Study, write_results
 from vlm_agent.bench.stages import Stage, run_stages
 from vlm_agent.errors import UserError
@@ -69,10 +73,65 @@ def touch(path: Path) -> Stage:
 def test_stages_that_are_done_are_not_run_again(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     stages = [touch(tmp_path / "a"), touch(tmp_path / "b")]
-    stages[0].makes.touch()
-    assert set(run_stages(stages, tmp_path)) == {"b"}
+    run_stages(stages[:1], tmp_path)
+    stages[0].makes.write_text("made before")
+    assert set(run_stages(stages, tmp_path)) == {"a", "b"}
+    assert stages[0].makes.read_text() == "made before"
     assert stages[1].makes.exists()
-    assert set(json.loads((tmp_path / "hours.json").read_text())) == {"b"}
+    assert set(json.loads((tmp_path / "hours.json").read_text())) == {"a", "b"}
+
+
+def test_what_was_made_otherwise_is_not_taken_for_a_stages_work(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("seed: 1  # a comment\n")
+    first = touch(tmp_path / "a")
+    first = dataclasses.replace(first, command=(*first.command, "--config", str(recipe)))
+    second = dataclasses.replace(touch(tmp_path / "b"), needs=(first.makes,))
+    run_stages([first, second], tmp_path)
+    recipe.write_text("seed: 1  # another\n")
+    run_stages([dataclasses.replace(first, begin=("--anew",)), second], tmp_path)
+
+    recipe.write_text("seed: 2\n")
+    with pytest.raises(UserError, match=f"{first.makes}: not made by.*today$"):
+        run_stages([first, second], tmp_path)
+    first.makes.unlink()
+    later = second.makes.stat().st_mtime + 1
+    monkeypatch.setattr(stages_module.subprocess, "run", making(first.makes, later))
+    with pytest.raises(UserError, match=f"{second.makes}: older than {first.makes}$"):
+        run_stages([first, second], tmp_path)
+    assert first.makes.exists()
+    by_hand = touch(tmp_path / "c")
+    by_hand.makes.touch()
+    with pytest.raises(UserError, match=f"delete what.*\n.*{by_hand.makes}: not made by"):
+        run_stages([by_hand], tmp_path)
+
+
+def making(path: Path, time: float):
+    """What a stage's process would do."""
+
+    def run(*_, **__) -> SimpleNamespace:
+        path.touch()
+        os.utime(path, (time, time))
+        return SimpleNamespace(returncode=0)
+
+    return run
+
+
+def test_ppo_goes_on_where_it_was_and_begins_anew_where_it_had_ended(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+
+    def begin() -> tuple[str, ...]:
+        (stage,) = [s for s in Study(tmp_path).training() if s.name == "PPO: best_0"]
+        return stage.begin
+
+    assert begin() == ("--overwrite", "true")
+    (tmp_path / "checkpoints" / "best_0_step20480.partial").mkdir()
+    assert begin() == ("--overwrite", "true")
+    (tmp_path / "checkpoints" / "best_0_step20480").mkdir()
+    assert begin() == ("--resume_from", "latest")
+    (tmp_path / "checkpoints" / "best_0_step100352").mkdir()
+    assert begin() == ("--overwrite", "true")
 
 
 def test_a_stage_that_makes_nothing_has_failed(tmp_path: Path):
@@ -88,7 +147,7 @@ def evaluation(path: Path, name: str, solved: int) -> None:
 
 def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     start = Row("starter policy", "s", train_seed=0)
-    learnt = Row("PPO from the starter policy", "x_best", train_seed=1)
+    learnt = Row("PPO from the starter policy", "full_tiny_0_best", train_seed=1)
     dark = Row("PPO from the warm start", "b", change=("--light", "0.6"))
     monkeypatch.setattr(Study, "rows", lambda self: iter((start, learnt, dark)))
     for row, solved in ((start, 2), (learnt, 9), (dark, 5)):
@@ -100,7 +159,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
         | {"num_eval_episodes": 7}
         for t, r in ((0, 0.2), (100, 0.8))
     ]
-    run.write_text(json.dumps({"run_name": "x", "seconds": 3600, "evaluations": points}))
+    run.write_text(json.dumps({"run_name": "full_tiny_0", "seconds": 3600, "evaluations": points}))
     (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0, "another study": 1.0}')
     output = tmp_path / "results.json"
     write_results(Study(tmp_path), output)
@@ -145,9 +204,15 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
 
 
 def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row) -> None:
-    """A study that has made only one row anew leaves the others as they were."""
+    """A study that has made only one row anew leaves the others as they were.
+
+    If it came out as before, what it was compared with stays as well.
+    """
     new = folder / "new"
     new.mkdir()
+    evaluation(new / "evaluations" / again.file, again.label, 2)
+    write_results(Study(new), output)
+    assert json.loads(output.read_text()) == written
     evaluation(new / "evaluations" / again.file, again.label, 3)
     write_results(Study(new), output)
     merged = json.loads(output.read_text())
@@ -157,9 +222,17 @@ def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row) -> No
         "ci95_high": pytest.approx(0.603, abs=1e-3),
     }
     assert merged["rows"][1:] == written["rows"][1:]
-    for key in ("hours", "comparisons", "curves"):
+    assert merged["comparisons"] == []
+    for key in ("hours", "curves"):
         assert merged[key] == written[key]
+    of_another_study = {"task": "Wipe", "run": "of another study"}
+    for key in ("rows", "comparisons", "curves"):
+        written[key].append(written[key][0] | of_another_study)
     output.write_text(json.dumps(written))
+    for key in ("rows", "comparisons", "curves"):
+        written[key].pop()
+    write_results(Study(folder / "nothing new"), output)
+    assert json.loads(output.read_text()) == written
 
 
 def test_names_of_evaluations_differ():

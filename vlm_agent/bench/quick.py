@@ -91,7 +91,7 @@ class QuickStudy:
         command = ["vlm_agent.cli", "eval", "--policy", policy, "--split", "validation"]
         command += ["--num_eval_episodes", str(EPISODES), "--num_envs", "16"]
         command += ["--seed", str(seed), "--greedy", "true", "--json", str(path)]
-        return Stage(f"evaluation: {path.stem}", tuple(command), path)
+        return Stage(f"evaluation: {path.stem}", tuple(command), path, (Path(policy),))
 
 
 def study(folder: Path, output: Path) -> list[dict[str, Any]]:

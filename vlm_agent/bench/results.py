@@ -1,7 +1,8 @@
 """``vlm-agent results``: from nothing to the README's table, stage by stage.
 
 Each stage is a command that anyone can type. What is there already is not made again, so a study
-that was stopped goes on where it was; deleting what a stage made has it made again.
+that was stopped goes on where it was; deleting what a stage made has it made again. What was made
+with another recipe, or from what has been made again since, has to be deleted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from vlm_agent.bench.stages import Stage, hardware, read_hours, run_stages
 from vlm_agent.learning.comparison import compare
 from vlm_agent.learning.evaluation import read_result
+from vlm_agent.strict_yaml import read_yaml
 
 TEST_EPISODES = 200
 ABLATION_EPISODES = 100
@@ -129,7 +131,8 @@ class Study:
             command += ["--greedy", str(row.mode == "greedy").lower(), *row.change]
             # Training may have had a shorter horizon; random words have no scene of their own.
             command += ["--task", row.task, "--horizon", str(HORIZONS[row.task])]
-            yield Stage(f"evaluation: {row.file}", (*command, "--json", str(path)), path)
+            command += ["--json", str(path)]
+            yield Stage(f"evaluation: {row.file}", tuple(command), path, (Path(row.policy),))
 
     def _demonstrations(self, name: str) -> Path:
         return self.folder / "demonstrations" / name
@@ -146,17 +149,22 @@ class Study:
 
     def _sft(self, recipe: str, folder: Path) -> Stage:
         command = ("vlm_agent.sft", *self._config(recipe), "--demonstrations", str(folder))
-        return Stage(f"warm start: {recipe}", command, Path(self._final(recipe)))
+        final, needs = Path(self._final(recipe)), (folder / "README.md",)
+        return Stage(f"warm start: {recipe}", command, final, needs)
 
     def _ppo(self, recipe: str, seed: int, *options: str) -> Stage:
         name = f"{recipe}_{seed}"
         command = ["vlm_agent.train", *self._config(recipe), "--run_name", name]
         command += ["--seed", str(seed), *options, "--report_to", "none"]
-        checkpoints = (self.folder / "checkpoints").glob(f"{name}_step*")
-        begun = any(path.suffix != ".partial" for path in checkpoints)
-        command += ["--resume_from", "latest"] if begun else ["--overwrite", "true"]
+        steps = (self.folder / "checkpoints").glob(f"{name}_step*")
+        saved = [int(p.name.rpartition("_step")[2]) for p in steps if p.suffix != ".partial"]
+        # After the last word there is nothing to go on with: then the summary has been deleted.
+        total = read_yaml(Path(f"recipes/{recipe}.yaml"))["total_timesteps"]
+        goes_on = 0 < max(saved, default=0) < total
+        begin = ("--resume_from", "latest") if goes_on else ("--overwrite", "true")
         summary = self.folder / "runs" / name / "summary.json"
-        return Stage(f"PPO: {name}", tuple(command), summary)
+        needs = [Path(option) for option in options if not option.startswith("--")]
+        return Stage(f"PPO: {name}", tuple(command), summary, tuple(needs), begin)
 
     def _config(self, recipe: str) -> tuple[str, ...]:
         return ("--config", f"recipes/{recipe}.yaml", "--output_dir", str(self.folder))
@@ -177,8 +185,9 @@ def run_study(folder: Path, output: Path) -> None:
 def write_results(study: Study, output: Path) -> None:
     """Put what has been evaluated so far into one JSON file.
 
-    What an earlier version of the file holds and this study has not made again stays in it, so that
-    a part of the results can be made anew without the hours of the others.
+    What an earlier version of the file holds of this study, and the folder does not, stays in it,
+    so that a part of the results can be made anew without the hours of the others. A comparison
+    goes when one of its two rows is another than it was.
     """
     earlier = json.loads(output.read_text()) if output.is_file() else {}
     results = {}
@@ -190,18 +199,28 @@ def write_results(study: Study, output: Path) -> None:
     hours = {name: round(spent, 3) for name, spent in read_hours(study.folder).items()}
     rows = [_row(row, result) for row, result in results.items()]
     comparisons, curves = list(_comparisons(results)), list(_curves(study))
+    order = [tuple(_about(row).values()) for row in study.rows()]
+    known = [row for row in earlier.get("rows", []) if _key(row, ROW_NAMES) in order]
+    other = {_key(row, COMPARISON_NAMES) for row in rows if row not in known}
+    held = [
+        one
+        for one in earlier.get("comparisons", [])
+        if other.isdisjoint({_key(one, COMPARISON_NAMES), _start_key(one)})
+        and _key(one | {"change": "none"}, ROW_NAMES) in order
+    ]
+    runs = {stage.name.removeprefix("PPO: ") for stage in study.training()}
+    drawn = [curve for curve in earlier.get("curves", []) if curve["run"] in runs]
     written: dict[str, Any] = {
         "commit": _git("rev-parse", "HEAD"),
         "hardware": hardware(),
         # The quick study may have used the same folder.
         "hours": {k: h for k, h in (earlier.get("hours", {}) | hours).items() if k in stages},
         "seeds": {"train": list(SEEDS), "evaluation": 0},
-        "rows": _merged(earlier.get("rows", []), rows, ROW_NAMES),
-        "comparisons": _merged(earlier.get("comparisons", []), comparisons, COMPARISON_NAMES),
-        "curves": _merged(earlier.get("curves", []), curves, ("run",)),
+        "rows": _merged(known, rows, ROW_NAMES),
+        "comparisons": _merged(held, comparisons, COMPARISON_NAMES),
+        "curves": _merged(drawn, curves, ("run",)),
     }
-    order = [tuple(_about(row).values()) for row in study.rows()]
-    written["rows"].sort(key=lambda row: order.index(tuple(row[name] for name in ROW_NAMES)))
+    written["rows"].sort(key=lambda row: order.index(_key(row, ROW_NAMES)))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
@@ -210,8 +229,17 @@ def _merged(
     earlier: list[dict[str, Any]], made: list[dict[str, Any]], names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """What was made, and what was there under other names."""
-    new = {tuple(one[name] for name in names) for one in made}
-    return [one for one in earlier if tuple(one[name] for name in names) not in new] + made
+    new = {_key(one, names) for one in made}
+    return [one for one in earlier if _key(one, names) not in new] + made
+
+
+def _key(one: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(one[name] for name in names)
+
+
+def _start_key(comparison: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The row that a comparison is with, as :data:`COMPARISON_NAMES` say; starts have seed 0."""
+    return _key({**comparison, "policy": comparison["start"], "train_seed": 0}, COMPARISON_NAMES)
 
 
 def _about(row: Row) -> dict[str, Any]:
