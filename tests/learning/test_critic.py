@@ -157,6 +157,25 @@ def test_value_epochs_teach_the_value_head_alone(recipe_for, critic):
     assert all(map(torch.equal, backbone, policy.actor_parameters()))
 
 
+def test_moments_without_a_target_teach_nothing(recipe_for):
+    recipe = recipe_for(batch_size=16)
+    policy = fresh_policy(recipe)
+    buffer, _ = RolloutCollector(StatePool(8), seed=0, rank=0).collect_rollout(policy.eval(), 16)
+    accelerator = Accelerator(cpu=True)
+    samples = Samples(policy, buffer, accelerator.autocast)
+
+    def fit(targets: np.ndarray) -> float:
+        how = {"ppo": recipe.ppo, "epochs": 20, "learning_rate": 1e-2}
+        return fit_value_head(policy, accelerator, samples, targets, **how)
+
+    before = [p.clone() for p in policy.head_parameters()]
+    assert fit(np.full((16, 8), np.nan)) == 0.0
+    assert all(map(torch.equal, before, policy.head_parameters()))
+    returns = 3.0 * (buffer.observations.frames[..., 0, 0, 0] > 100) - 1.0  # follow the colour
+    returns[5:] = np.nan
+    assert fit(returns) > 0.9
+
+
 @pytest.mark.parametrize("epochs", [0, 10])
 def test_ppo_gives_the_value_head_further_passes(recipe_for, epochs):
     """With as good as no learning rate in the update itself, only they teach it."""

@@ -83,6 +83,28 @@ def test_warming_the_value_head_changes_nothing_else(recipe_for):
     assert all(name.startswith("value_head.") for name in changed)
 
 
+def test_the_value_head_learns_from_episodes_that_have_ended(recipe_for, monkeypatch):
+    """Of six words in episodes of four, the last two have no return yet."""
+    targets = []
+
+    def fit(policy, accelerator, samples, returns_TN, **_) -> float:
+        targets.append(returns_TN)
+        return 0.0
+
+    monkeypatch.setattr(imitation, "fit_value_head", fit)
+    settings = SETTINGS | {"num_envs": 4, "dagger_words": 24, "gamma": 0.5}
+    trainer = imitation_for(recipe_for(**settings))
+    rollout = trainer._rollout("value head")
+    monkeypatch.setattr(trainer, "_rollout", lambda stage: rollout)
+    trainer.warm_value_head()
+    (returns_TN,) = targets
+    weights = 0.5 ** np.arange(4)
+    for n in range(4):
+        expected = [weights[: 4 - t] @ rollout.rewards[t:4, n] for t in range(4)]
+        assert returns_TN[:4, n] == pytest.approx(expected)
+    assert np.isnan(returns_TN[4:]).all()
+
+
 def test_an_evaluation_in_between_does_not_disturb_the_pupils_episodes(recipe_for):
     trainer = imitation_for(recipe_for(**SETTINGS))
     for _ in range(2):

@@ -36,7 +36,7 @@ def fit_value_head(
         accelerator: Talks to the other processes; everyone learns from everyone's rollouts, so
             that all end with the same head.
         samples: This rank's rollout.
-        returns_TN: Its targets.
+        returns_TN: Its targets; NaN where there is none.
         ppo: Has the size of minibatches and the run's seed.
         epochs: Passes.
         learning_rate: Of AdamW.
@@ -50,11 +50,15 @@ def fit_value_head(
         inputs = torch.cat([policy.value_inputs(**samples.inputs(index)) for index in order])
     inputs_BD = accelerator.gather(inputs)
     returns_B = accelerator.gather(samples.tensor(returns_TN))
+    inputs_BD, returns_B = inputs_BD[~returns_B.isnan()], returns_B[~returns_B.isnan()]
+    if not len(returns_B):
+        return 0.0
+    num_batches = min(len(order), len(returns_B))
     head = policy.value_head
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
     for epoch in range(epochs):
         rng = derive_rng(ppo.seed, *purpose, epoch)
-        for index in np.array_split(rng.permutation(len(returns_B)), len(order)):
+        for index in np.array_split(rng.permutation(len(returns_B)), num_batches):
             loss = value_loss(head(inputs_BD[index]), returns_B[index], returns_B[index], None)
             optimizer.zero_grad()
             loss.backward()

@@ -160,6 +160,9 @@ class ImitationTrainer:
             ppo.gamma,
             gae_lambda=1.0,
         )
+        # What comes after the rollout is unknown, and the head that would guess it is still new.
+        ended_TN = rollout.terminated | rollout.truncated
+        returns_TN[~np.logical_or.accumulate(ended_TN[::-1])[::-1]] = np.nan
         explained = fit_value_head(
             policy,
             self.accelerator,
