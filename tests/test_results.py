@@ -148,7 +148,7 @@ def evaluation(path: Path, name: str, solved: int) -> None:
 def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     start = Row("starter policy", "s", train_seed=0)
     learnt = Row("PPO from the starter policy", "full_tiny_0_best", train_seed=1)
-    dark = Row("PPO from the warm start", "b", change=("--light", "0.6"))
+    dark = Row(learnt.label, "b", train_seed=1, change=("--light", "0.6"))
     monkeypatch.setattr(Study, "rows", lambda self: iter((start, learnt, dark)))
     for row, solved in ((start, 2), (learnt, 9), (dark, 5)):
         evaluation(tmp_path / "evaluations" / row.file, row.label, solved)
@@ -184,7 +184,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     (compared,) = written["comparisons"]
     assert (compared["train_seed"], compared["only_this"], compared["only_first"]) == (1, 7, 0)
     assert compared["p_value"] == pytest.approx(2 / 2**7)
-    _the_rest_stays(tmp_path, output, written, start)
+    _the_rest_stays(tmp_path, output, written, start, dark)
     readme = tmp_path / "README.md"
     readme.write_text(f"before {BEGIN} old {END} after")
     write_readme(written, readme)
@@ -203,16 +203,22 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     assert about == (learnt.label, "PickPlaceCan", 1, 7)
 
 
-def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row) -> None:
+def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row, dark: Row) -> None:
     """A study that has made only one row anew leaves the others as they were.
 
-    If it came out as before, what it was compared with stays as well.
+    If it came out as before, or was none of the two that were compared, the comparison stays too.
     """
     new = folder / "new"
     new.mkdir()
     evaluation(new / "evaluations" / again.file, again.label, 2)
     write_results(Study(new), output)
     assert json.loads(output.read_text()) == written
+    evaluation(new / "evaluations" / dark.file, dark.label, 6)
+    write_results(Study(new), output)
+    merged = json.loads(output.read_text())
+    assert merged["rows"][2]["success_rate"] == 0.6
+    assert merged["comparisons"] == written["comparisons"]
+    evaluation(new / "evaluations" / dark.file, dark.label, 5)
     evaluation(new / "evaluations" / again.file, again.label, 3)
     write_results(Study(new), output)
     merged = json.loads(output.read_text())

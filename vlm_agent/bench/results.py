@@ -201,13 +201,7 @@ def write_results(study: Study, output: Path) -> None:
     comparisons, curves = list(_comparisons(results)), list(_curves(study))
     order = [tuple(_about(row).values()) for row in study.rows()]
     known = [row for row in earlier.get("rows", []) if _key(row, ROW_NAMES) in order]
-    other = {_key(row, COMPARISON_NAMES) for row in rows if row not in known}
-    held = [
-        one
-        for one in earlier.get("comparisons", [])
-        if other.isdisjoint({_key(one, COMPARISON_NAMES), _start_key(one)})
-        and _key(one | {"change": "none"}, ROW_NAMES) in order
-    ]
+    held = _still_true(earlier.get("comparisons", []), known, rows)
     runs = {stage.name.removeprefix("PPO: ") for stage in study.training()}
     drawn = [curve for curve in earlier.get("curves", []) if curve["run"] in runs]
     written: dict[str, Any] = {
@@ -223,6 +217,17 @@ def write_results(study: Study, output: Path) -> None:
     written["rows"].sort(key=lambda row: order.index(_key(row, ROW_NAMES)))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+
+
+def _still_true(
+    comparisons: list[dict[str, Any]], known: list[dict[str, Any]], made: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Earlier comparisons of rows that are there and came out as they were, if made again."""
+    there = {_key(row, COMPARISON_NAMES) for row in known if row["change"] == "none"}
+    there -= {
+        _key(row, COMPARISON_NAMES) for row in made if row not in known and row["change"] == "none"
+    }
+    return [one for one in comparisons if {_key(one, COMPARISON_NAMES), _start_key(one)} <= there]
 
 
 def _merged(
