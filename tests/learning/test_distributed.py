@@ -58,7 +58,7 @@ def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
     recipe.write_text(
         f"prompt_template: {ROOT}/prompts/minimal.jinja\nnum_envs: 2\nbatch_size: 8\n"
         "rollout_groups: 1\nsft_epochs: 2\nsft_batch_size: 8\ndagger_rounds: 1\n"
-        "dagger_words: 16\ndagger_epochs: 1\nnum_eval_episodes: 3\n"
+        "dagger_words: 16\ndagger_epochs: 1\nnum_eval_episodes: 3\nhorizon: 4\n"
     )
     script = str(ROOT / "tests" / "learning" / "two_ranks_imitate.py")
     port = ["--main_process_port", "29519"]

@@ -24,6 +24,7 @@ SETTINGS = {
     "dagger_words": 64,
     "dagger_epochs": 2,
     "num_envs": 8,
+    "horizon": 4,
     "num_eval_episodes": 4,
     "value_learning_rate": 3e-3,
 }
@@ -84,7 +85,7 @@ def test_warming_the_value_head_changes_nothing_else(recipe_for):
 
 
 def test_the_value_head_learns_from_episodes_that_have_ended(recipe_for, monkeypatch):
-    """Of six words in episodes of four, the last two have no return yet."""
+    """Of ten words in episodes of four, the last two have no return yet."""
     targets = []
 
     def fit(policy, accelerator, samples, returns_TN, **_) -> float:
@@ -92,17 +93,28 @@ def test_the_value_head_learns_from_episodes_that_have_ended(recipe_for, monkeyp
         return 0.0
 
     monkeypatch.setattr(imitation, "fit_value_head", fit)
-    settings = SETTINGS | {"num_envs": 4, "dagger_words": 24, "gamma": 0.5}
+    settings = SETTINGS | {"num_envs": 4, "dagger_words": 40, "gamma": 0.5}
     trainer = imitation_for(recipe_for(**settings))
     rollout = trainer._rollout("value head")
-    monkeypatch.setattr(trainer, "_rollout", lambda stage: rollout)
+    monkeypatch.setattr(trainer, "_rollout", lambda *_, **__: rollout)
     trainer.warm_value_head()
     (returns_TN,) = targets
     weights = 0.5 ** np.arange(4)
-    for n in range(4):
-        expected = [weights[: 4 - t] @ rollout.rewards[t:4, n] for t in range(4)]
-        assert returns_TN[:4, n] == pytest.approx(expected)
-    assert np.isnan(returns_TN[4:]).all()
+    for n, t in np.ndindex(4, 8):
+        end = 4 * (t // 4 + 1)
+        expected = weights[: end - t] @ rollout.rewards[t:end, n]
+        assert returns_TN[t, n] == pytest.approx(expected)
+    assert np.isnan(returns_TN[8:]).all()
+
+
+def test_the_value_head_sees_failures_end(recipe_for, monkeypatch):
+    """However few words a round of DAgger has, two of the longest episodes fit in."""
+    lengths = []
+    monkeypatch.setattr(imitation, "fit_value_head", lambda *what, **_: lengths.append(what[3]))
+    for words, expected in ((8, 8), (160, 20)):
+        recipe = recipe_for(**SETTINGS | {"dagger_words": words}, overwrite=True)
+        imitation_for(recipe).warm_value_head()
+        assert lengths.pop().shape == (expected, 8)
 
 
 def test_an_evaluation_in_between_does_not_disturb_the_pupils_episodes(recipe_for):

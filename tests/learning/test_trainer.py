@@ -177,7 +177,7 @@ def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for,
     """A run goes on at 32 timesteps though it had been at 96, and does worse from there on."""
     settings = {"save_freq": 32, "num_eval_episodes": 2, "eval_freq": 64}
     recipe = recipe_for(**settings)
-    quality = iter([0.0, 0.9, 0.8, 0.5, 0.6, 0.7])
+    quality = iter([0.8, 0.9, 0.8, 0.5, 0.7, 0.6])
     summarize = evaluator_module.summarize
     monkeypatch.setattr(
         evaluator_module,
@@ -194,13 +194,19 @@ def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for,
         return steps, evaluations, best["success_rate"]
 
     assert left() == (["32", "64", "96"], ["0", "64", "96"], 0.9)
+    (folders.run / "evaluations" / "of-my-own.json").touch()
     again = recipe_for(resume_from=str(folders.step(32)), total_timesteps=160, **settings)
     resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(32)))
     resumed.resume()
-    assert left() == (["32"], ["0"], 0.9)  # the best is kept until there is another
+    assert left() == (["32"], ["0", "of-my-own"], 0.9)  # the best until there is another
     resumed.train()
-    assert left() == (["32", "64", "96", "128", "160"], ["0", "128", "160", "64"], 0.7)
-    assert [e["success_rate"] for e in resumed.evaluator.history] == [0.0, 0.5, 0.6, 0.7]
+    every = ["32", "64", "96", "128", "160"]
+    assert left() == (every, ["0", "128", "160", "64", "of-my-own"], 0.7)
+    assert [e["success_rate"] for e in resumed.evaluator.history] == [0.8, 0.5, 0.7, 0.6]
+    again = recipe_for(resume_from="latest", total_timesteps=161, **settings)
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(160)))
+    resumed.resume()
+    assert resumed.best[0] == 0.7
 
 
 def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
@@ -297,14 +303,14 @@ def test_resuming_finds_the_runs_own_checkpoints_only(recipe_for, tmp_path):
 
     assert resume_folder() is None
     assert resume_folder(resume_from="latest") == resume_folder(resume_from=str(folder)) == folder
-    with pytest.raises(UserError, match="resume_from: no checkpoint in '/nowhere'"):
+    with pytest.raises(UserError, match="resume_from: no checkpoint.* in '/nowhere'"):
         resume_folder(resume_from="/nowhere")
     with pytest.raises(UserError, match="resume_from: there is no checkpoint"):
         resume_folder(resume_from="latest", run_name="never-run")
     with pytest.raises(UserError, match="is no checkpoint of the run 'other'"):
         resume_folder(resume_from=str(folder), run_name="other")
     (folder / "optimizer.pt").unlink()  # as a warm start leaves it
-    with pytest.raises(UserError, match="no checkpoint of a run of PPO"):
+    with pytest.raises(UserError, match=rf"no checkpoint of a run of PPO in '{folder}'"):
         resume_folder(resume_from="latest")
 
 

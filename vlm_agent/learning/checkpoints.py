@@ -19,6 +19,8 @@ from vlm_agent.robot.config import EnvConfig
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
+PARTIAL = ".partial"
+"""What the name of a folder ends in that is being written or deleted."""
 
 
 class RunFolders:
@@ -54,10 +56,13 @@ class RunFolders:
 
     def forget_after(self, timesteps: int) -> None:
         """Delete what a run left that went on from here, so that it can go on in another way."""
-        for checkpoint in self.steps(after=timesteps):
-            shutil.rmtree(checkpoint)
+        # The newest first: what is left when this is interrupted is a run that ended earlier.
+        for checkpoint in reversed(self.steps(after=timesteps)):
+            partial = checkpoint.with_name(checkpoint.name + PARTIAL)
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(checkpoint.rename(partial))
         for path in self.evaluation(0).parent.glob("*.json"):
-            if int(path.stem) > timesteps:
+            if path.stem.isdecimal() and int(path.stem) > timesteps:
                 path.unlink()
 
     def contents(self) -> dict[str, Path]:
@@ -121,16 +126,15 @@ class RunFolders:
         if wanted is None:
             return None
         if wanted == "latest":
-            # A warm start's have no optimiser: it cannot be resumed.
-            steps = [path for path in self.steps() if (path / OPTIMIZER_FILE).is_file()]
-            if not steps:
+            if not self.steps():
                 raise UserError(
-                    "resume_from: there is no checkpoint of a run of PPO: "
-                    f"{self.checkpoints / self.name}_step*/{OPTIMIZER_FILE}"
+                    f"resume_from: there is no checkpoint {self.checkpoints / self.name}_step*"
                 )
-            return steps[-1]
+            wanted = str(self.steps()[-1])
         if not (Path(wanted) / OPTIMIZER_FILE).is_file():
-            raise UserError(f"resume_from: no checkpoint in {wanted!r} (no {OPTIMIZER_FILE})")
+            raise UserError(
+                f"resume_from: no checkpoint of a run of PPO in {wanted!r} (no {OPTIMIZER_FILE})"
+            )
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
             raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
         return Path(wanted)
@@ -150,7 +154,7 @@ def save_checkpoint(
         state: JSON values: what the trainer needs to go on, or how good the policy is.
         optimizer: Its state too, if training is to go on from here.
     """
-    partial = folder.with_name(folder.name + ".partial")
+    partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_pretrained(partial)
     (partial / STATE_FILE).write_text(json.dumps(state))

@@ -134,9 +134,10 @@ class ImitationTrainer:
         rollout = self._rollout(stage)
         return Labelled(rollout.observations.flatten(), rollout.expert_actions.reshape(-1))
 
-    def _rollout(self, stage: str) -> RolloutBuffer:
+    def _rollout(self, stage: str, at_least: int = 1) -> RolloutBuffer:
+        """``dagger_words`` words of the pupil, and ``at_least`` so many per environment."""
         words_per_step = self.pool.num_envs * self.accelerator.num_processes
-        steps = max(1, round(self.config.dagger_words / words_per_step))
+        steps = max(at_least, round(self.config.dagger_words / words_per_step))
         self.policy.eval()
         with self._progress_bar(steps * words_per_step, stage, "word") as bar:
             rollout, episodes = self.collector.collect_rollout(
@@ -149,7 +150,8 @@ class ImitationTrainer:
 
     def warm_value_head(self) -> None:
         """Teach the value head the returns of what the pupil does; nothing else changes."""
-        rollout = self._rollout("value head")
+        # Long enough for failures to end: with successes alone all moments would look good.
+        rollout = self._rollout("value head", at_least=2 * self.recipe.env.horizon)
         ppo, policy = self.recipe.ppo, self.policy
         _, returns_TN = generalized_advantages(
             rollout.rewards,

@@ -101,6 +101,7 @@ def begin_run(recipe: Recipe, make_env: MakeEnv = LanguageActionEnv) -> Iterator
         else:
             policy = _start_policy(recipe)
         pool.wait_until_ready()
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             folders.prepare(recipe)
         accelerator.wait_for_everyone()

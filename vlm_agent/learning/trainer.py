@@ -88,7 +88,7 @@ class PPOTrainer:
         self.updates = 0
         self.began = time.perf_counter()
         self.earlier_seconds = 0.0  # of a run that was resumed
-        self.best_is_foreign = False  # the best policy on disk is of what came of another resuming
+        self.best: tuple[float, float] | None = None  # how good the policy in `folders.best` is
         self.evaluator = Evaluator(recipe, accelerator, pool, self.log)
 
     def train(self) -> None:
@@ -141,12 +141,11 @@ class PPOTrainer:
         if self.ppo.num_eval_episodes == 0:
             return
         self.collector.step_aside()
-        earlier = list(self.evaluator.history)
         result = self.evaluator(self.policy, self.timesteps)
-        is_best = all(_quality(result) > _quality(other) for other in earlier)
-        if (is_best or self.best_is_foreign) and self.accelerator.is_main_process:
-            save_checkpoint(self.folders.best, self.policy, result)
-        self.best_is_foreign = False
+        if self.best is None or _quality(result) > self.best:
+            self.best = _quality(result)
+            if self.accelerator.is_main_process:
+                save_checkpoint(self.folders.best, self.policy, result)
 
     def record(
         self, rollout: RolloutBuffer, episodes: list[EpisodeRecord], measured: dict[str, float]
@@ -215,11 +214,13 @@ class PPOTrainer:
         self.evaluator.history, self.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
         if self.folders.best.is_dir():
-            times = [evaluation["timesteps"] for evaluation in self.evaluator.history]
-            self.best_is_foreign = load_trainer_state(self.folders.best)["timesteps"] not in times
+            best = load_trainer_state(self.folders.best)
+            # Later than the history: of what came of going on from here another time.
+            if best["timesteps"] in [one["timesteps"] for one in self.evaluator.history]:
+                self.best = _quality(best)
         if self.accelerator.is_main_process:
-            self.log.keep_until(self.timesteps)
             self.folders.forget_after(self.timesteps)
+            self.log.keep_until(self.timesteps)
 
     def _is_due(self, every: int) -> bool:
         """Whether the last rollout completed another ``every`` timesteps, or the run."""
