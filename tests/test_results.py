@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -64,15 +62,16 @@ def test_every_stage_is_a_command_that_can_be_typed(tmp_path: Path):
         assert recipe.ppo.output_dir == str(tmp_path)
 
 
-def touch(path: Path) -> Stage:
-    code = f"import pathlib; pathlib.Path({str(path)!r}).touch()"
+def saying(path: Path) -> Stage:
+    """A stage that writes down its arguments."""
+    code = f"import pathlib, sys; pathlib.Path({str(path)!r}).write_text(str(sys.argv[1:]))"
     (path.parent / f"{path.name}_stage.py").write_text(code)
-    return Stage(path.name, (f"{path.name}_stage",), path)
+    return Stage(path.name, (f"{path.name}_stage",), path, anew=("anew",), go_on=("go on",))
 
 
 def test_stages_that_are_done_are_not_run_again(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    stages = [touch(tmp_path / "a"), touch(tmp_path / "b")]
+    stages = [saying(tmp_path / "a"), saying(tmp_path / "b")]
     run_stages(stages[:1], tmp_path)
     stages[0].makes.write_text("made before")
     assert set(run_stages(stages, tmp_path)) == {"a", "b"}
@@ -85,53 +84,99 @@ def test_what_was_made_otherwise_is_not_taken_for_a_stages_work(tmp_path: Path, 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     recipe = tmp_path / "r.yaml"
     recipe.write_text("seed: 1  # a comment\n")
-    first = touch(tmp_path / "a")
+    first, second, third = (saying(tmp_path / name) for name in "abc")
     first = dataclasses.replace(first, command=(*first.command, "--config", str(recipe)))
-    second = dataclasses.replace(touch(tmp_path / "b"), needs=(first.makes,))
-    run_stages([first, second], tmp_path)
+    second = dataclasses.replace(second, needs=("a",), folder=tmp_path / "folder")
+    stages = [first, second, third]
+    run_stages(stages, tmp_path)
     recipe.write_text("seed: 1  # another\n")
-    run_stages([dataclasses.replace(first, begin=("--anew",)), second], tmp_path)
+    run_stages(stages, tmp_path)
 
     recipe.write_text("seed: 2\n")
-    with pytest.raises(UserError, match=f"{first.makes}: not made by.*today$"):
-        run_stages([first, second], tmp_path)
+    was_another = "its recipe, or one before it, was another"
+    with pytest.raises(UserError) as error:
+        run_stages(stages, tmp_path)
+    assert str(error.value).splitlines() == [
+        "delete what is to be made again:",
+        f"  {first.makes}: {was_another}",
+        f"  {tmp_path / 'folder'}: {was_another}",
+    ]
     first.makes.unlink()
-    later = second.makes.stat().st_mtime + 1
-    monkeypatch.setattr(stages_module.subprocess, "run", making(first.makes, later))
-    with pytest.raises(UserError, match=f"{second.makes}: older than {first.makes}$"):
-        run_stages([first, second], tmp_path)
-    assert first.makes.exists()
-    by_hand = touch(tmp_path / "c")
-    by_hand.makes.touch()
-    with pytest.raises(UserError, match=f"delete what.*\n.*{by_hand.makes}: not made by"):
-        run_stages([by_hand], tmp_path)
+    with pytest.raises(UserError, match=was_another):
+        run_stages(stages, tmp_path)
+    assert not first.makes.exists()
+    second.makes.unlink()
+    run_stages(stages, tmp_path)
+    # What does not matter to a stage may change, and so may the place of all that is made.
+    seed_only = [dataclasses.replace(first, settings=frozenset({"seed"}))]
+    seed_only[0].makes.unlink()
+    run_stages(seed_only, tmp_path)
+    recipe.write_text("seed: 2\ngamma: 1.0\n")
+    run_stages(seed_only, tmp_path)
+    (tmp_path / "stages.json").unlink()
+    with pytest.raises(UserError, match=f"{third.makes}: nothing says what made it"):
+        run_stages(stages, tmp_path)
 
 
-def making(path: Path, time: float):
-    """What a stage's process would do."""
+def test_a_stopped_stage_goes_on_only_as_it_was_begun(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("seed: 1\n")
+    stage = saying(tmp_path / "a")
+    stage = dataclasses.replace(stage, command=(*stage.command, str(recipe)))
+    run = stages_module.subprocess.run
 
-    def run(*_, **__) -> SimpleNamespace:
-        path.touch()
-        os.utime(path, (time, time))
-        return SimpleNamespace(returncode=0)
+    def attempt(is_stopped: bool = False) -> str:
+        if is_stopped:
+            monkeypatch.setattr(stages_module.subprocess, "run", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run_stages([stage], tmp_path)
+            monkeypatch.setattr(stages_module.subprocess, "run", run)
+            return ""
+        run_stages([stage], tmp_path)
+        said = stage.makes.read_text()
+        stage.makes.unlink()
+        return said
 
-    return run
+    assert "'anew'" in attempt()
+    assert "'anew'" in attempt()  # it had come to its end, and then been deleted
+    attempt(is_stopped=True)
+    assert "'go on'" in attempt()
+    attempt(is_stopped=True)
+    recipe.write_text("seed: 2\n")
+    assert "'anew'" in attempt()
 
 
-def test_ppo_goes_on_where_it_was_and_begins_anew_where_it_had_ended(tmp_path: Path):
-    (tmp_path / "checkpoints").mkdir()
+def stop(*_, **__) -> None:
+    raise KeyboardInterrupt
 
-    def begin() -> tuple[str, ...]:
+
+def test_the_stages_need_each_other_as_their_commands_say(tmp_path: Path):
+    study = Study(tmp_path)
+    stages = [*study.training(), *study.evaluations()]
+    names = [stage.name for stage in stages]
+    assert len(set(names)) == len(names)
+    for stage in stages:
+        assert set(stage.needs) <= set(names[: names.index(stage.name)])
+        read = {w for w in stage.command if w.startswith(f"{tmp_path}/")} - {str(stage.makes)}
+        made_by_itself = {str(stage.folder)} & read
+        assert len(read - made_by_itself) == len(stage.needs)
+        for path in read - made_by_itself:
+            name = Path(path).name.removesuffix("_best").removesuffix("_final")
+            assert name in [need.partition(": ")[2] for need in stage.needs]
+
+
+def test_ppo_goes_on_at_a_checkpoint_if_there_is_one(tmp_path: Path):
+    def go_on() -> tuple[str, ...]:
         (stage,) = [s for s in Study(tmp_path).training() if s.name == "PPO: best_0"]
-        return stage.begin
+        assert stage.anew == ("--overwrite", "true")
+        return stage.go_on
 
-    assert begin() == ("--overwrite", "true")
-    (tmp_path / "checkpoints" / "best_0_step20480.partial").mkdir()
-    assert begin() == ("--overwrite", "true")
+    assert go_on() == ("--overwrite", "true")
+    (tmp_path / "checkpoints" / "best_0_step20480.partial").mkdir(parents=True)
+    assert go_on() == ("--overwrite", "true")
     (tmp_path / "checkpoints" / "best_0_step20480").mkdir()
-    assert begin() == ("--resume_from", "latest")
-    (tmp_path / "checkpoints" / "best_0_step100352").mkdir()
-    assert begin() == ("--overwrite", "true")
+    assert go_on() == ("--resume_from", "latest")
 
 
 def test_a_stage_that_makes_nothing_has_failed(tmp_path: Path):

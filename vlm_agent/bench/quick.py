@@ -51,9 +51,11 @@ class QuickStudy:
                 command += ["--seed", str(seed), "--report_to", "none", "--num_eval_episodes", "0"]
                 command += ["--output_dir", str(self.folder), *options]
                 made = self.folder / "runs" / name / "summary.json"
-                yield Stage(f"{setting}, seed {seed}", tuple(command), made)
+                training = Stage(f"{setting}, seed {seed}", tuple(command), made)
+                yield training
                 policy = self.folder / "checkpoints" / f"{name}_step2000"
-                yield self._evaluation(str(policy), seed, self.after(setting, seed))
+                after = self.after(setting, seed)
+                yield self._evaluation(str(policy), seed, after, training.name)
 
     def before(self, seed: int) -> Path:
         """The file of the start's evaluation."""
@@ -86,12 +88,12 @@ class QuickStudy:
     def _name(self, setting: str, seed: int) -> str:
         return f"quick_{setting.replace(',', '').replace(' ', '_')}_{seed}"
 
-    def _evaluation(self, policy: str, seed: int, path: Path) -> Stage:
+    def _evaluation(self, policy: str, seed: int, path: Path, *needs: str) -> Stage:
         """The validation episodes that a run of this seed would play itself."""
         command = ["vlm_agent.cli", "eval", "--policy", policy, "--split", "validation"]
         command += ["--num_eval_episodes", str(EPISODES), "--num_envs", "16"]
         command += ["--seed", str(seed), "--greedy", "true", "--json", str(path)]
-        return Stage(f"evaluation: {path.stem}", tuple(command), path, (Path(policy),))
+        return Stage(f"evaluation: {path.stem}", tuple(command), path, needs)
 
 
 def study(folder: Path, output: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """``vlm-agent results``: from nothing to the README's table, stage by stage.
 
 Each stage is a command that anyone can type. What is there already is not made again, so a study
-that was stopped goes on where it was; deleting what a stage made has it made again. What was made
-with another recipe, or from what has been made again since, has to be deleted.
+that was stopped goes on where it was; deleting what a stage made has it made again. What another
+recipe made, or was made from what another one made, has to be deleted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.bench.stages import Stage, hardware, read_hours, run_stages
+from vlm_agent.learning.checkpoints import PARTIAL
 from vlm_agent.learning.comparison import compare
 from vlm_agent.learning.evaluation import read_result
-from vlm_agent.strict_yaml import read_yaml
+from vlm_agent.robot.config import EnvConfig
 
 TEST_EPISODES = 200
 ABLATION_EPISODES = 100
@@ -27,6 +28,14 @@ CAN, LIFT = "PickPlaceCan", "Lift"
 HORIZONS = {CAN: 120, LIFT: 60}
 ROW_NAMES = ("policy", "task", "train_seed", "mode", "change")
 COMPARISON_NAMES = ("policy", "task", "train_seed", "mode")
+
+DEMO_SETTINGS = frozenset(field.name for field in dataclasses.fields(EnvConfig)) | {
+    "seed",
+    "action_words",
+    "demo_noise",
+    "num_demo_episodes",
+}
+"""What decides demonstrations, of all that their recipe says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,19 +92,18 @@ class Study:
 
     def training(self) -> Iterator[Stage]:
         """Demonstrations, warm starts, PPO."""
-        can, lift = self._demonstrations("warm_start"), self._demonstrations("lift_warm_start")
-        yield self._demos("warm_start", can)
-        yield self._sft("starter", can)
-        yield self._sft("warm_start", can)
+        yield self._demos("warm_start")
+        yield self._sft("starter", shown="warm_start")
+        yield self._sft("warm_start", shown="warm_start")
         for seed in SEEDS:
-            yield self._ppo("full_tiny", seed, "--init_from", self._final("starter"))
-        yield self._ppo("best", 0, "--init_from", self._final("warm_start"))
-        yield self._demos("lift_warm_start", lift)
-        yield self._sft("lift_warm_start", lift)
-        yield self._ppo("lift_best", 0, "--init_from", self._final("lift_warm_start"))
-        yield self._ppo("lift", 0)
-        yield self._ppo("lift_curriculum", 0, "--demonstrations", str(lift))
-        yield self._ppo("can_curriculum", 0, "--demonstrations", str(can))
+            yield self._ppo("full_tiny", seed, start="starter")
+        yield self._ppo("best", start="warm_start")
+        yield self._demos("lift_warm_start")
+        yield self._sft("lift_warm_start", shown="lift_warm_start")
+        yield self._ppo("lift_best", start="lift_warm_start")
+        yield self._ppo("lift")
+        yield self._ppo("lift_curriculum", shown="lift_warm_start")
+        yield self._ppo("can_curriculum", shown="warm_start")
 
     def rows(self) -> Iterator[Row]:
         """Everything that is evaluated."""
@@ -124,6 +132,7 @@ class Study:
 
     def evaluations(self) -> Iterator[Stage]:
         """One stage per row."""
+        makers = dict(self._policies())
         for row in self.rows():
             path = self.folder / "evaluations" / row.file
             command = ["vlm_agent.cli", "eval", "--policy", row.policy, "--split", "test"]
@@ -132,7 +141,15 @@ class Study:
             # Training may have had a shorter horizon; random words have no scene of their own.
             command += ["--task", row.task, "--horizon", str(HORIZONS[row.task])]
             command += ["--json", str(path)]
-            yield Stage(f"evaluation: {row.file}", tuple(command), path, (Path(row.policy),))
+            needs = (makers[row.policy],) if row.policy in makers else ()
+            yield Stage(f"evaluation: {row.file}", tuple(command), path, needs)
+
+    def _policies(self) -> Iterator[tuple[str, str]]:
+        """Each policy that is trained, and the name of the stage that makes it."""
+        for stage in self.training():
+            kind, _, name = stage.name.partition(": ")
+            if kind != "demonstrations":
+                yield self._best(name) if kind == "PPO" else self._final(name), stage.name
 
     def _demonstrations(self, name: str) -> Path:
         return self.folder / "demonstrations" / name
@@ -143,28 +160,42 @@ class Study:
     def _best(self, name: str) -> str:
         return str(self.folder / "checkpoints" / f"{name}_best")
 
-    def _demos(self, recipe: str, folder: Path) -> Stage:
+    def _demos(self, recipe: str) -> Stage:
+        folder = self._demonstrations(recipe)
         command = ("vlm_agent.cli", "demos", *self._config(recipe), "--demonstrations", str(folder))
-        return Stage(f"demonstrations: {recipe}", command, folder / "README.md")
+        name, makes = f"demonstrations: {recipe}", folder / "README.md"
+        return Stage(name, command, makes, settings=DEMO_SETTINGS, folder=folder)
 
-    def _sft(self, recipe: str, folder: Path) -> Stage:
-        command = ("vlm_agent.sft", *self._config(recipe), "--demonstrations", str(folder))
-        final, needs = Path(self._final(recipe)), (folder / "README.md",)
+    def _sft(self, recipe: str, shown: str) -> Stage:
+        demonstrations = ("--demonstrations", str(self._demonstrations(shown)))
+        command = ("vlm_agent.sft", *self._config(recipe), *demonstrations)
+        final, needs = Path(self._final(recipe)), (f"demonstrations: {shown}",)
         return Stage(f"warm start: {recipe}", command, final, needs)
 
-    def _ppo(self, recipe: str, seed: int, *options: str) -> Stage:
-        name = f"{recipe}_{seed}"
+    def _ppo(
+        self, recipe: str, seed: int = 0, start: str | None = None, shown: str | None = None
+    ) -> Stage:
+        """PPO from the warm start named ``start``, or with the demonstrations named ``shown``."""
+        name, needs = f"{recipe}_{seed}", []
         command = ["vlm_agent.train", *self._config(recipe), "--run_name", name]
-        command += ["--seed", str(seed), *options, "--report_to", "none"]
+        command += ["--seed", str(seed), "--report_to", "none"]
+        if start is not None:
+            command += ["--init_from", self._final(start)]
+            needs.append(f"warm start: {start}")
+        if shown is not None:
+            command += ["--demonstrations", str(self._demonstrations(shown))]
+            needs.append(f"demonstrations: {shown}")
         steps = (self.folder / "checkpoints").glob(f"{name}_step*")
-        saved = [int(p.name.rpartition("_step")[2]) for p in steps if p.suffix != ".partial"]
-        # After the last word there is nothing to go on with: then the summary has been deleted.
-        total = read_yaml(Path(f"recipes/{recipe}.yaml"))["total_timesteps"]
-        goes_on = 0 < max(saved, default=0) < total
-        begin = ("--resume_from", "latest") if goes_on else ("--overwrite", "true")
-        summary = self.folder / "runs" / name / "summary.json"
-        needs = [Path(option) for option in options if not option.startswith("--")]
-        return Stage(f"PPO: {name}", tuple(command), summary, tuple(needs), begin)
+        is_saved = any(path.suffix != PARTIAL for path in steps)
+        anew = ("--overwrite", "true")
+        return Stage(
+            f"PPO: {name}",
+            tuple(command),
+            makes=self.folder / "runs" / name / "summary.json",
+            needs=tuple(needs),
+            anew=anew,
+            go_on=("--resume_from", "latest") if is_saved else anew,
+        )
 
     def _config(self, recipe: str) -> tuple[str, ...]:
         return ("--config", f"recipes/{recipe}.yaml", "--output_dir", str(self.folder))

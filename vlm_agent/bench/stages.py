@@ -18,8 +18,8 @@ from vlm_agent.errors import UserError
 from vlm_agent.strict_yaml import read_yaml
 
 HOURS_FILE = "hours.json"
-MADE_BY_FILE = "made_by.json"
-"""Stage -> digest of the command and the recipe that made what is there."""
+RECORDS_FILE = "stages.json"
+"""Stage -> digest of what began to make its product, and whether it came to its end."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,21 @@ class Stage:
         name: What it is for.
         command: Module and arguments, as behind ``python -m``.
         makes: A path that is there when it is done, and only then.
-        needs: Paths that it reads; what it makes is younger.
-        begin: Further arguments, for a stage that begins anew or goes on; they change no result.
+        needs: Names of the stages whose products it reads.
+        settings: Those of its recipe that matter to it; ``None`` for all.
+        folder: What to delete to have it made again, if that is not ``makes``.
+        anew: Further arguments where it is begun.
+        go_on: Further arguments where it was stopped on its way.
     """
 
     name: str
     command: tuple[str, ...]
     makes: Path
-    needs: tuple[Path, ...] = ()
-    begin: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    settings: frozenset[str] | None = None
+    folder: Path | None = None
+    anew: tuple[str, ...] = ()
+    go_on: tuple[str, ...] = ()
 
 
 def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
@@ -46,7 +52,7 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
 
     Args:
         stages: In the order in which they need each other.
-        folder: Where the hours that each took are kept.
+        folder: Where the hours that each took are kept, and what made what.
 
     Returns:
         Hours per stage.
@@ -54,24 +60,27 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
     Raises:
         UserError: A stage failed, or what is there is not what it would make.
     """
-    path, hours = folder / HOURS_FILE, read_hours(folder)
-    _check_current(stages, folder)
+    hours, records = read_hours(folder), _read(folder / RECORDS_FILE)
+    digests = _digests(stages, folder)
+    _check_current(stages, digests, records)
     for number, stage in enumerate(stages, 1):
         if stage.makes.exists():
-            _check_current([stage], folder)
             print(f"[{number}/{len(stages)}] {stage.name}: is there", flush=True)
             continue
         print(f"[{number}/{len(stages)}] {stage.name}", flush=True)
+        begun = {"digest": digests[stage.name], "done": False}
+        further = stage.go_on if records.get(stage.name) == begun else stage.anew
+        records[stage.name] = begun
+        _write(folder / RECORDS_FILE, records)
         began = time.perf_counter()
-        command = [sys.executable, "-m", *stage.command, *stage.begin]
+        command = [sys.executable, "-m", *stage.command, *further]
         ended = subprocess.run(command, check=False)
         hours[stage.name] = hours.get(stage.name, 0.0) + (time.perf_counter() - began) / 3600
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(hours, indent=1) + "\n")
+        _write(folder / HOURS_FILE, hours)
         if ended.returncode != 0 or not stage.makes.exists():
             raise UserError(f"{stage.name} failed (exit code {ended.returncode})")
-        made_by = _read(folder / MADE_BY_FILE) | {stage.name: _digest(stage, folder)}
-        (folder / MADE_BY_FILE).write_text(json.dumps(made_by, indent=1) + "\n")
+        records[stage.name] = begun | {"done": True}
+        _write(folder / RECORDS_FILE, records)
     return hours
 
 
@@ -84,32 +93,40 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _digest(stage: Stage, folder: Path) -> str:
-    """Of what a stage does, wherever the folder lies; comments in the recipe do not count."""
-    command = [word.removeprefix(str(folder)) for word in stage.command]
-    recipes = [Path(word) for word in stage.command if word.endswith(".yaml")]
-    what = json.dumps([command, *(read_yaml(path) for path in recipes)], sort_keys=True)
-    return hashlib.sha256(what.encode()).hexdigest()
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + "\n")
 
 
-def _check_current(stages: Sequence[Stage], folder: Path) -> None:
+def _digests(stages: Sequence[Stage], folder: Path) -> dict[str, str]:
+    """Of what each stage does, and those before it that it needs, wherever the folder lies."""
+    digests: dict[str, str] = {}
+    for stage in stages:
+        command = [word.removeprefix(str(folder)) for word in stage.command]
+        recipes = [read_yaml(Path(word)) for word in stage.command if word.endswith(".yaml")]
+        if stage.settings is not None:
+            recipes = [{k: v for k, v in one.items() if k in stage.settings} for one in recipes]
+        what = [command, recipes, [digests[name] for name in stage.needs]]
+        digests[stage.name] = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return digests
+
+
+def _check_current(
+    stages: Sequence[Stage], digests: dict[str, str], records: dict[str, dict[str, Any]]
+) -> None:
     """Refuse to take for a stage's work what another command or recipe has made.
 
     Raises:
         UserError: Naming every path that would have to be made again.
     """
-    made_by, found = _read(folder / MADE_BY_FILE), []
-    for stage in stages:
-        if not stage.makes.exists():
-            continue
-        made = stage.makes.stat().st_mtime
-        younger = [
-            str(path) for path in stage.needs if path.exists() and path.stat().st_mtime > made
-        ]
-        if made_by.get(stage.name) != _digest(stage, folder):
-            found.append(f"{stage.makes}: not made by the command and recipe of today")
-        elif younger:
-            found.append(f"{stage.makes}: older than {' and '.join(younger)}")
+    found = []
+    for stage in (stage for stage in stages if stage.makes.exists()):
+        if stage.name not in records:
+            found.append(f"{stage.folder or stage.makes}: nothing says what made it")
+        elif records[stage.name]["digest"] != digests[stage.name]:
+            found.append(
+                f"{stage.folder or stage.makes}: its recipe, or one before it, was another"
+            )
     if found:
         raise UserError("\n  ".join(["delete what is to be made again:", *found]))
 
