@@ -233,7 +233,7 @@ def write_results(study: Study, output: Path) -> None:
     order = [tuple(_about(row).values()) for row in study.rows()]
     known = [row for row in earlier.get("rows", []) if _key(row, ROW_NAMES) in order]
     held = _still_true(earlier.get("comparisons", []), known, rows)
-    runs = {stage.name.removeprefix("PPO: ") for stage in study.training()}
+    runs = [stage.name.removeprefix("PPO: ") for stage in study.training()]
     drawn = [curve for curve in earlier.get("curves", []) if curve["run"] in runs]
     written: dict[str, Any] = {
         "commit": _git("rev-parse", "HEAD"),
@@ -245,7 +245,9 @@ def write_results(study: Study, output: Path) -> None:
         "comparisons": _merged(held, comparisons, COMPARISON_NAMES),
         "curves": _merged(drawn, curves, ("run",)),
     }
-    written["rows"].sort(key=lambda row: order.index(_key(row, ROW_NAMES)))
+    for row_of in ("rows", "comparisons"):
+        written[row_of].sort(key=lambda row: order.index(_key({"change": "none"} | row, ROW_NAMES)))
+    written["curves"].sort(key=lambda curve: runs.index(curve["run"]))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
