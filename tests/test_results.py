@@ -205,6 +205,8 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
         for t, r in ((0, 0.2), (100, 0.8))
     ]
     run.write_text(json.dumps({"run_name": "full_tiny_0", "seconds": 3600, "evaluations": points}))
+    lines = [json.dumps({"timesteps": t, "curriculum_share": t / 200}) for t in (50, 100)]
+    (run.parent / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0, "another study": 1.0}')
     output = tmp_path / "results.json"
     write_results(Study(tmp_path), output)
@@ -244,6 +246,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     assert Image.open(tmp_path / "curves.png").text[SOURCE] == curves_digest(written["curves"])
     (curve,) = written["curves"]
     assert curve["success_rate"] == [0.2, 0.8]
+    assert curve["curriculum_share"] == 0.5
     about = (curve["policy"], curve["task"], curve["train_seed"], curve["episodes"])
     assert about == (learnt.label, "PickPlaceCan", 1, 7)
 

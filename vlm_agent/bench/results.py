@@ -339,7 +339,14 @@ def _curves(study: Study) -> Iterator[dict[str, Any]]:
                 "episodes": evaluations[0]["num_eval_episodes"],
                 "hours": round(summary["seconds"] / 3600, 3),
                 **{key: [evaluation[key] for evaluation in evaluations] for key in keys},
+                **_start_reached(stage.makes.parent / "metrics.jsonl"),
             }
+
+
+def _start_reached(metrics: Path) -> dict[str, float]:
+    """With a curriculum: how much of the longest demonstration was left to the policy at last."""
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    return {key: last[key] for key in ("curriculum_share",) if key in last}
 
 
 def _git(*arguments: str) -> str:
