@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vlm_agent.bench import quick
-from vlm_agent.bench import results as results_module
 from vlm_agent.bench import stages as stages_module
-from vlm_agent.bench.results import Row, Study, write_results
+from vlm_agent.bench.results import write_results
 from vlm_agent.bench.stages import Stage, run_stages
+from vlm_agent.bench.study import TEST_EPISODES, Row, Study
 from vlm_agent.errors import UserError
 from vlm_agent.learning.evaluation import summarize
 from vlm_agent.learning.rollout import EpisodeRecord
@@ -293,7 +293,7 @@ def test_names_of_evaluations_differ():
     files = [row.file for row in Study(Path("x")).rows()]
     assert len(set(files)) == len(files)
     assert not any(" " in file or "/" in file for file in files)
-    assert results_module.TEST_EPISODES == 200
+    assert TEST_EPISODES == 200
 
 
 def test_the_quick_study_says_what_each_setting_gives(tmp_path: Path, monkeypatch):

@@ -85,7 +85,8 @@ def add_results(commands: Any) -> None:
 
 
 def _results(arguments: argparse.Namespace, _: list[str]) -> int:
-    from vlm_agent.bench.results import Study, run_study, write_results
+    from vlm_agent.bench.results import run_study, write_results
+    from vlm_agent.bench.study import Study
     from vlm_agent.report.results import plot_learning_curves, write_readme
 
     check_writable(arguments.json)
