@@ -43,7 +43,7 @@ study: install system  ## in which setting 2,000 words help most: the quick reci
 	$(BIN)/vlm-agent quick_study $(ARGS)
 
 test: install system  ## all tests, under 8 minutes on two cores
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: install  ## style, types and the import contract
 	$(BIN)/ruff check .

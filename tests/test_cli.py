@@ -26,6 +26,8 @@ RUN = [
     "--report_to", "tensorboard", "--seed", "3",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.xdist_group("cli")  # the run is made once
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:
@@ -193,7 +195,8 @@ def test_console_script_and_help():
     assert result.returncode == 0
     for command in ("eval", "merge", "prompt", "show", "bench", "doctor"):
         assert command in result.stdout
-    bad = subprocess.run([script, "eval", "--policy", "/nowhere"], capture_output=True, text=True)
+    unwritable = ["--policy", "starter", "--json", "/proc/x/y"]
+    bad = subprocess.run([script, "eval", *unwritable], capture_output=True, text=True)
     assert bad.returncode == 2
     assert "Traceback" not in bad.stderr
 
