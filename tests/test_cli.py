@@ -26,8 +26,6 @@ RUN = [
     "--report_to", "tensorboard", "--seed", "3",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.xdist_group("cli")  # the run is made once
-
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:

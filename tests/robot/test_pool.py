@@ -26,8 +26,6 @@ STEPS = 12
 HORIZONS = [5, 4, 3]  # some episodes have less time than the scene gives
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.xdist_group("pool")  # the undisturbed session is played once
-
 
 def play(pool: EnvPool, groups: int = 1, disturb=lambda step: None) -> list[np.ndarray]:
     """Every array of a session with new episodes in between, step by step, in env order."""
