@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.observations import Observations
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.prompts import PromptTemplate
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,8 +1,8 @@
 import pytest
 
-from vlm_agent.actions import DEFAULT_WORDS, MOTIONS, ActionVocabulary
-from vlm_agent.errors import UserError, nearest, unknown_name
-from vlm_agent.seeding import derive_rng, derive_seed
+from vlm_agent.common.errors import UserError, nearest, unknown_name
+from vlm_agent.common.seeding import derive_rng, derive_seed
+from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS, ActionVocabulary
 
 
 def test_words_and_indices_are_inverse():

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from vlm_agent import cli
 from vlm_agent.bench import update
 from vlm_agent.bench.models import (
     benchmark_encoder,
@@ -14,7 +13,8 @@ from vlm_agent.bench.models import (
     random_observations,
 )
 from vlm_agent.bench.scoring import _eight_sequences, _library_inputs
-from vlm_agent.errors import UserError
+from vlm_agent.cli import main as cli
+from vlm_agent.common.errors import UserError
 
 SMALL = {"arch": "tiny", "device": "cpu", "vocabulary": 1000, "batch_size": 2, "frame_size": 56}
 

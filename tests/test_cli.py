@@ -11,12 +11,12 @@ from PIL import Image
 
 import vlm_agent.train
 from tests.conftest import ROOT
-from vlm_agent import cli
-from vlm_agent.errors import UserError
+from vlm_agent.cli import main as cli
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.robot import rendering
-from vlm_agent.robot.rendering import Finding
+from vlm_agent.world.render import doctor as rendering
+from vlm_agent.world.render.doctor import Finding
 
 RUN = [
     "--config", str(ROOT / "recipes" / "quick.yaml"),

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from vlm_agent.entry import run_command
-from vlm_agent.errors import UserError
+from vlm_agent.cli.entry import run_command
+from vlm_agent.common.errors import UserError
 
 
 def test_user_errors_become_a_message_and_exit_code_2(capsys):

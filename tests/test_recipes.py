@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlm_agent.errors import UserError
-from vlm_agent.recipes import PPOConfig, load_recipe, make_recipe
-from vlm_agent.strict_yaml import read_yaml
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.strict_yaml import read_yaml
+from vlm_agent.recipe.recipe import PPOConfig, load_recipe, make_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -8,15 +8,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from vlm_agent.bench import quick
-from vlm_agent.bench import stages as stages_module
-from vlm_agent.bench.results import write_results
-from vlm_agent.bench.stages import Stage, run_stages
-from vlm_agent.bench.study import TEST_EPISODES, Row, Study
-from vlm_agent.errors import UserError
-from vlm_agent.learning.evaluation import summarize
-from vlm_agent.learning.rollout import EpisodeRecord
-from vlm_agent.recipes import load_recipe
+from vlm_agent.common.errors import UserError
+from vlm_agent.evaluation.evaluate import summarize
+from vlm_agent.recipe.recipe import load_recipe
 from vlm_agent.report.results import (
     BEGIN,
     END,
@@ -26,6 +20,12 @@ from vlm_agent.report.results import (
     results_table,
     write_readme,
 )
+from vlm_agent.rollout.collector import EpisodeRecord
+from vlm_agent.studies import quick
+from vlm_agent.studies import stages as stages_module
+from vlm_agent.studies.results import write_results
+from vlm_agent.studies.stages import Stage, run_stages
+from vlm_agent.studies.study import TEST_EPISODES, Row, Study
 
 RESULTS = json.loads((ROOT / "recipes" / "results" / "results.json").read_text())
 ROW_KEYS = {
@@ -56,7 +56,7 @@ def test_every_stage_is_a_command_that_can_be_typed(tmp_path: Path):
     assert len(set(makes)) == len(makes)
     for stage in study.training():
         module, *words = stage.command
-        words = words[1:] if module == "vlm_agent.cli" else words
+        words = words[1:] if module == "vlm_agent.cli.main" else words
         recipe = load_recipe(words)
         assert recipe.ppo.run_name in str(stage.makes)
         assert recipe.ppo.output_dir == str(tmp_path)

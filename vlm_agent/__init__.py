@@ -14,6 +14,6 @@ for _name, _kwargs in {
 }.items():
     gymnasium.register(
         id=f"vlm_agent/{_name}-v0",
-        entry_point="vlm_agent.robot.env:LanguageActionEnv",
+        entry_point="vlm_agent.world.robosuite.env:LanguageActionEnv",
         kwargs=_kwargs,
     )

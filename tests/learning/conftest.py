@@ -6,7 +6,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from tests.conftest import ROOT
-from vlm_agent.recipes import Recipe, make_recipe
+from vlm_agent.recipe.recipe import Recipe, make_recipe
 
 
 @pytest.fixture(autouse=True)

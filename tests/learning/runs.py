@@ -7,11 +7,11 @@ import json
 from accelerate import Accelerator
 
 from tests.learning.worlds import ColourPool
-from vlm_agent.learning.checkpoints import RunFolders
-from vlm_agent.learning.trainer import PPOTrainer
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.recipes import Recipe
+from vlm_agent.ppo.trainer import PPOTrainer
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.runs.checkpoints import RunFolders
 
 SHARES = ("physics_share", "rendering_share", "model_share", "waiting_share")
 TIMES = ("words_per_s", "rollout_s", "update_s", *SHARES)

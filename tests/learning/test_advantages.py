@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vlm_agent.learning.advantages import explained_variance, generalized_advantages
+from vlm_agent.ppo.advantages import explained_variance, generalized_advantages
 
 
 def test_by_hand_with_truncation_and_termination_in_one_batch():

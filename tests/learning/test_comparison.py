@@ -2,10 +2,10 @@
 
 import pytest
 
-from vlm_agent.errors import UserError
-from vlm_agent.learning.comparison import compare, comparison_table, mcnemar
-from vlm_agent.learning.evaluation import summarize
-from vlm_agent.learning.rollout import EpisodeRecord
+from vlm_agent.common.errors import UserError
+from vlm_agent.evaluation.compare import compare, comparison_table, mcnemar
+from vlm_agent.evaluation.evaluate import summarize
+from vlm_agent.rollout.collector import EpisodeRecord
 
 
 def result(name: str, solved: list[int], first_seed: int = 0) -> dict:

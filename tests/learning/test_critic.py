@@ -11,16 +11,16 @@ from accelerate import Accelerator
 
 from tests.learning.runs import fresh_policy, metrics_of, trainer_for
 from tests.learning.worlds import ColourPool
-from vlm_agent.errors import UserError
-from vlm_agent.learning.advantages import generalized_advantages
-from vlm_agent.learning.checkpoints import check_same_policy
-from vlm_agent.learning.critic import fit_value_head
-from vlm_agent.learning.rollout import RolloutCollector
-from vlm_agent.learning.run import run_imitation
-from vlm_agent.learning.samples import Samples
-from vlm_agent.learning.trainer import PPOTrainer
-from vlm_agent.observations import STATE, Observations
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.ppo.advantages import generalized_advantages
+from vlm_agent.ppo.critic import fit_value_head
+from vlm_agent.ppo.run import run_imitation
+from vlm_agent.ppo.trainer import PPOTrainer
+from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.rollout.samples import Samples
+from vlm_agent.runs.checkpoints import check_same_policy
+from vlm_agent.world.observations import STATE, Observations
 
 STATE_CRITIC = {"value_input": "state", "value_head_width": 16}
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from tests.learning.runs import SHARES, metrics_of, trainer_for
 from tests.learning.worlds import ColourPool
-from vlm_agent.learning.curriculum import WINDOW, ReverseCurriculum
-from vlm_agent.learning.rollout import EpisodeRecord, RolloutCollector
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import EnvPool
+from vlm_agent.rollout.collector import EpisodeRecord, RolloutCollector
+from vlm_agent.rollout.curriculum import WINDOW, ReverseCurriculum
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool.pool import EnvPool
 
 EPISODES = [Episode(7, tuple(range(6))), Episode(9, (0,) * 4)]
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from vlm_agent import cli
-from vlm_agent.actions import DEFAULT_WORDS
-from vlm_agent.errors import UserError
-from vlm_agent.learning import demonstrations
-from vlm_agent.learning.demonstrations import read_demonstrations, read_episodes
-from vlm_agent.recipes import Recipe, load_recipe
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.demonstrate import demonstrate
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.seeding import episode_seed
+from vlm_agent.cli import main as cli
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.seeding import episode_seed
+from vlm_agent.demonstrations import dataset as demonstrations
+from vlm_agent.demonstrations.dataset import read_demonstrations, read_episodes
+from vlm_agent.demonstrations.demonstrate import demonstrate
+from vlm_agent.recipe.recipe import Recipe, load_recipe
+from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 SETTINGS = [
     "--config", str(ROOT / "recipes" / "starter.yaml"),

@@ -12,8 +12,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import ROOT
-from vlm_agent.errors import UserError
-from vlm_agent.learning.launch import check_launch, rendering_gpu
+from vlm_agent.common.errors import UserError
+from vlm_agent.runs.launch import check_launch, rendering_gpu
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 TWO = ["--config_file", str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")]

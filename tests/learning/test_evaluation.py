@@ -3,17 +3,17 @@ import math
 import pytest
 
 from tests.learning.worlds import ColourPool
-from vlm_agent.actions import DEFAULT_WORDS
-from vlm_agent.learning import evaluation as evaluation_module
-from vlm_agent.learning.evaluation import (
+from vlm_agent.evaluation import evaluate as evaluation_module
+from vlm_agent.evaluation.evaluate import (
     episode_rates,
     evaluate,
     speaker,
     summarize,
     wilson_interval,
 )
-from vlm_agent.learning.rollout import EpisodeRecord
 from vlm_agent.policy.decisions import act
+from vlm_agent.rollout.collector import EpisodeRecord
+from vlm_agent.world.actions import DEFAULT_WORDS
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (57, 200)])

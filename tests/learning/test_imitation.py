@@ -7,14 +7,14 @@ from accelerate import Accelerator
 
 from tests.learning.runs import fresh_policy, metrics_of, trainer_for
 from tests.learning.worlds import ColourPool, ExpertPool, known
-from vlm_agent.errors import UserError
-from vlm_agent.learning import imitation
-from vlm_agent.learning.checkpoints import RunFolders, check_same_policy
-from vlm_agent.learning.imitation import ImitationTrainer, warmup_and_decay
-from vlm_agent.learning.rollout import RolloutCollector
-from vlm_agent.learning.run import _start_policy, run_imitation
+from vlm_agent.common.errors import UserError
+from vlm_agent.imitation import trainer as imitation
+from vlm_agent.imitation.trainer import ImitationTrainer, warmup_and_decay
 from vlm_agent.policy.decisions import act
-from vlm_agent.recipes import Recipe
+from vlm_agent.ppo.run import _start_policy, run_imitation
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.runs.checkpoints import RunFolders, check_same_policy
 
 SETTINGS = {
     "sft_epochs": 6,

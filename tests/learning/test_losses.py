@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_agent.learning.losses import clipped_policy_loss, kl_estimates, value_loss
+from vlm_agent.ppo.losses import clipped_policy_loss, kl_estimates, value_loss
 
 
 def test_policy_loss_by_hand():

@@ -9,18 +9,18 @@ import torch
 
 from tests.conftest import ROOT
 from tests.learning.worlds import ColourPool
-from vlm_agent.actions import MOTIONS
-from vlm_agent.errors import UserError
-from vlm_agent.learning import players
-from vlm_agent.learning.evaluation import evaluate
-from vlm_agent.learning.players import Player, load_player, measure
-from vlm_agent.observations import FACTS, Observations
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.seeding import SPLITS, episode_seed
+from vlm_agent.evaluation import agents as players
+from vlm_agent.evaluation.agents import Player, load_player, measure
+from vlm_agent.evaluation.evaluate import evaluate
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.prompts import PromptTemplate
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.seeding import SPLITS, episode_seed
+from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.observations import FACTS, Observations
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 FACT_OF = {
     "gripper": "gripper_closed",

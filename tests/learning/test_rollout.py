@@ -8,13 +8,13 @@ import pytest
 from torch import nn
 
 from tests.learning.worlds import ColourPool, ScriptedPool
-from vlm_agent.learning import rollout as rollout_module
-from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.common.seeding import episode_seed
 from vlm_agent.policy.decisions import act, predict_values
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import EnvPool
-from vlm_agent.seeding import episode_seed
+from vlm_agent.rollout import collector as rollout_module
+from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool.pool import EnvPool
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 
 from tests.learning.runs import metrics_of, without_times
 from tests.learning.worlds import ColourPool
-from vlm_agent.errors import UserError
-from vlm_agent.learning import run as run_module
-from vlm_agent.learning.checkpoints import RunFolders, load_policy
-from vlm_agent.learning.run import run_training
+from vlm_agent.common.errors import UserError
+from vlm_agent.ppo import run as run_module
+from vlm_agent.ppo.run import run_training
+from vlm_agent.runs.checkpoints import RunFolders, load_policy
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_a_run_that_cannot_begin_leaves_the_earlier_one_alone(recipe_for, monkey
         "robots": "EnvPool.wait_until_ready",
         "policy": "build_policy",
     }
-    monkeypatch.setattr(f"vlm_agent.learning.run.{where[what]}", fail)
+    monkeypatch.setattr(f"vlm_agent.ppo.run.{where[what]}", fail)
     with pytest.raises(UserError, match=f"no {what}"):
         run_training(recipe_for(overwrite=True, report_to=["tensorboard"]))
     assert sorted(RunFolders(recipe).run.rglob("*")) == before

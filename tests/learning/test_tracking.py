@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import ROOT
-from vlm_agent.errors import UserError
-from vlm_agent.learning import tracking
-from vlm_agent.learning.tracking import MetricsLog, check_trackers, start_trackers
-from vlm_agent.recipes import make_recipe
+from vlm_agent.common.errors import UserError
+from vlm_agent.recipe.recipe import make_recipe
+from vlm_agent.runs import tracking
+from vlm_agent.runs.tracking import MetricsLog, check_trackers, start_trackers
 
 
 class Recorder:

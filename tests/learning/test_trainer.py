@@ -12,16 +12,16 @@ import torch
 
 from tests.learning.runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.learning.worlds import ColourPool
-from vlm_agent.errors import UserError
-from vlm_agent.learning import evaluator as evaluator_module
-from vlm_agent.learning import update as update_module
-from vlm_agent.learning.advantages import generalized_advantages
-from vlm_agent.learning.checkpoints import RunFolders, check_same_run
-from vlm_agent.learning.evaluation import read_result
-from vlm_agent.learning.rollout import EpisodeRecord, RolloutBuffer, RolloutCollector
-from vlm_agent.learning.trainer import PPOTrainer
+from vlm_agent.common.errors import UserError
+from vlm_agent.evaluation import evaluator as evaluator_module
+from vlm_agent.evaluation.evaluate import read_result
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.robot.episode import Episode, load_episode
+from vlm_agent.ppo import update as update_module
+from vlm_agent.ppo.advantages import generalized_advantages
+from vlm_agent.ppo.trainer import PPOTrainer
+from vlm_agent.rollout.collector import EpisodeRecord, RolloutBuffer, RolloutCollector
+from vlm_agent.runs.checkpoints import RunFolders, check_same_run
+from vlm_agent.world.episode import Episode, load_episode
 
 LEARNING = {
     "num_envs": 8,

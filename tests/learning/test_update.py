@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from tests.learning.runs import fresh_policy, metrics_of, trainer_for, without_times
-from vlm_agent.learning.advantages import generalized_advantages
-from vlm_agent.learning.features import FeatureCache
+from vlm_agent.ppo.advantages import generalized_advantages
+from vlm_agent.rollout.features import FeatureCache
 
 FORMS = {
     "full": {},
@@ -135,7 +135,7 @@ def test_kl_to_the_start_policy_lowers_the_rewards(recipe_for, monkeypatch, form
         seen.append(rewards)
         return generalized_advantages(rewards, *others)
 
-    monkeypatch.setattr("vlm_agent.learning.update.generalized_advantages", estimate)
+    monkeypatch.setattr("vlm_agent.ppo.update.generalized_advantages", estimate)
     measured = trainer.update(rollout)
     inputs = original.encode(rollout.observations.flatten())
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_old_log_probs_can_be_recomputed_before_the_update(recipe_for, recompute
 
 
 def test_now_and_then_the_share_of_the_vocabulary_is_logged(recipe_for, monkeypatch):
-    monkeypatch.setattr("vlm_agent.learning.update.VOCABULARY_SHARE_EVERY", 2)
+    monkeypatch.setattr("vlm_agent.ppo.update.VOCABULARY_SHARE_EVERY", 2)
     recipe = recipe_for(total_timesteps=128)
     trainer_for(recipe).train()
     shares = [row.get("vocabulary_share") for row in metrics_of(recipe)]

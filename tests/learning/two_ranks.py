@@ -9,13 +9,13 @@ import numpy as np
 
 
 def main() -> None:
-    from vlm_agent.learning.checkpoints import RunFolders
-    from vlm_agent.learning.launch import start_accelerator
-    from vlm_agent.learning.ranks import normalize_over_ranks
-    from vlm_agent.learning.trainer import PPOTrainer
     from vlm_agent.policy.building import build_policy
-    from vlm_agent.recipes import load_recipe
-    from vlm_agent.robot.pool import EnvPool
+    from vlm_agent.ppo.trainer import PPOTrainer
+    from vlm_agent.recipe.recipe import load_recipe
+    from vlm_agent.runs.checkpoints import RunFolders
+    from vlm_agent.runs.distributed import normalize_over_ranks
+    from vlm_agent.runs.launch import start_accelerator
+    from vlm_agent.world.pool.pool import EnvPool
 
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()

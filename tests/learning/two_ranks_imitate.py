@@ -8,11 +8,11 @@ from pathlib import Path
 
 def main() -> None:
     from tests.learning.worlds import ExpertPool, known
-    from vlm_agent.learning import imitation
-    from vlm_agent.learning.checkpoints import RunFolders
-    from vlm_agent.learning.launch import start_accelerator
+    from vlm_agent.imitation import trainer as imitation
     from vlm_agent.policy.building import build_policy
-    from vlm_agent.recipes import load_recipe
+    from vlm_agent.recipe.recipe import load_recipe
+    from vlm_agent.runs.checkpoints import RunFolders
+    from vlm_agent.runs.launch import start_accelerator
 
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.learning.demonstrations import Labelled
-from vlm_agent.observations import Observations
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import StepBatch
+from vlm_agent.demonstrations.dataset import Labelled
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.pool import StepBatch
 
 SIZE = 56
 

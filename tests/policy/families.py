@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from tests.policy.tokenizers_of_three_kinds import byte_level_bpe
-from vlm_agent.policy.processor import picture_processor_class
+from vlm_agent.policy.backbone.processor import picture_processor_class
 
 TEXT = """
 user assistant User Assistant system image

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from vlm_agent.observations import Observations
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.world.observations import Observations
 
 
 def processed(policy: VLMPolicy, observation: Observations) -> dict[str, torch.Tensor]:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.policy.test_scoring import PHRASES
 from tests.policy.training import train_a_little
-from vlm_agent.errors import UserError
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.building import build_policy, merge_adapter
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.prompts import PromptTemplate
 
 FORMS = {
     "full": {},
@@ -41,10 +41,10 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from vlm_agent.observations import Observations
+from vlm_agent.world.observations import Observations
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.prompts import PromptTemplate
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 
 torch.manual_seed(12345)
 observations = Observations(**np.load(sys.argv[1] + "/observations.npz"))

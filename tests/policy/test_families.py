@@ -10,12 +10,12 @@ import torch
 from tests.policy.families import BUILDERS, save_family
 from tests.policy.slow import slow_scores
 from tests.policy.test_scoring import PHRASES, log_softmax
-from vlm_agent.observations import Observations
+from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act, evaluate_actions
-from vlm_agent.policy.families import FAMILIES
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.world.observations import Observations
 
 SIZE = 56
 

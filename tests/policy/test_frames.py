@@ -7,8 +7,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from tests.policy.families import BUILDERS
 from tests.policy.slow import processed
-from vlm_agent.policy.families import FAMILIES
-from vlm_agent.policy.frames import FramePatches, FrameProcessor
+from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.policy.inputs.frames import FramePatches, FrameProcessor
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def test_a_processor_that_does_something_else_is_left_alone(monkeypatch):
     monkeypatch.setattr(
         process.image_processor, "rescale", lambda image, scale: np.square(image * scale)
     )
-    monkeypatch.setattr("vlm_agent.policy.frames._byte_table", lambda _: np.zeros((3, 256)))
+    monkeypatch.setattr("vlm_agent.policy.inputs.frames._byte_table", lambda _: np.zeros((3, 256)))
     frames = random_frames(2, 112, 112)
     made = process(frames, CPU)
     assert process._batched[(112, 112, 3)] is None

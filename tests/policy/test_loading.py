@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 
-from vlm_agent.errors import UserError
-from vlm_agent.policy import loading
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.backbone import loading
+from vlm_agent.policy.backbone.loading import load_processor
+from vlm_agent.policy.backbone.tiny import build_tiny_model, build_tiny_processor
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act
-from vlm_agent.policy.loading import load_processor
-from vlm_agent.policy.tiny import build_tiny_model, build_tiny_processor
 
 
 @pytest.fixture(scope="module")

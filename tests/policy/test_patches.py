@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from vlm_agent.policy.backbone.patches import PatchProjection, project_patches
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.patches import PatchProjection, project_patches
 
 
 def two_of_them(dtype: torch.dtype, **options) -> tuple[nn.Conv3d, nn.Conv3d]:

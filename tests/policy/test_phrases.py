@@ -1,6 +1,6 @@
 import torch
 
-from vlm_agent.policy.phrases import PhraseTree, packed_mask, packed_positions
+from vlm_agent.policy.scoring.phrases import PhraseTree, packed_mask, packed_positions
 
 WORDS = [(1, 2), (1, 3, 4), (5,), (1, 3, 6), (7, 8)]
 

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from tests.policy.training import train_a_little
-from vlm_agent.errors import UserError
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.decisions import act, evaluate_actions, predict_values
-from vlm_agent.policy.value_head import ValueHead
+from vlm_agent.policy.heads import ValueHead
 
 
 def test_seed_decides_the_weights_and_leaves_the_global_generator_alone(make_policy):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.policy.training import train_a_little
-from vlm_agent.errors import UserError
-from vlm_agent.policy import quantization
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.backbone import quantization
 from vlm_agent.policy.decisions import act
 
 BITS = {

@@ -9,17 +9,17 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from tests.policy.slow import slow_scores, token_log_probs
-from vlm_agent.errors import UserError
-from vlm_agent.observations import Observations
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy import building
+from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.policy.backbone.tiny import build_tiny_processor
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act, evaluate_actions
-from vlm_agent.policy.encoding import START_FACTS, ObservationEncoder
-from vlm_agent.policy.families import FAMILIES
-from vlm_agent.policy.scoring import log_normalizers, restricted_scores
-from vlm_agent.policy.tiny import build_tiny_processor
-from vlm_agent.prompts import PromptTemplate
+from vlm_agent.policy.inputs.encoder import START_FACTS, ObservationEncoder
+from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.scoring.functional import log_normalizers, restricted_scores
+from vlm_agent.world.observations import Observations
 
 PHRASES = (
     "move forward",
@@ -144,7 +144,9 @@ def test_scores_of_a_bfloat16_backbone_are_dotted_in_float32(make_policy, make_o
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_autocast_does_not_round_scores_and_normalizers(dtype, monkeypatch):
-    monkeypatch.setattr("vlm_agent.policy.scoring.VOCABULARY_CHUNK", 17)  # does not divide 40
+    monkeypatch.setattr(
+        "vlm_agent.policy.scoring.functional.VOCABULARY_CHUNK", 17
+    )  # does not divide 40
     torch.manual_seed(0)
     hidden, head = torch.randn(3, 2, 128).to(dtype), torch.randn(40, 128).to(dtype)
     states, tokens = torch.tensor([0, 1, 1]), torch.tensor([1, 5, 7])
@@ -157,7 +159,7 @@ def test_autocast_does_not_round_scores_and_normalizers(dtype, monkeypatch):
 
 
 def test_normalizers_have_the_gradient_of_the_whole_vocabulary(monkeypatch):
-    monkeypatch.setattr("vlm_agent.policy.scoring.VOCABULARY_CHUNK", 16)
+    monkeypatch.setattr("vlm_agent.policy.scoring.functional.VOCABULARY_CHUNK", 16)
     torch.manual_seed(0)
     hidden = torch.randn(2, 3, 8, requires_grad=True)
     head = torch.randn(40, 8, requires_grad=True)

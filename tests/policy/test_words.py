@@ -3,9 +3,9 @@
 import pytest
 
 from tests.policy.tokenizers_of_three_kinds import KINDS
-from vlm_agent.actions import DEFAULT_WORDS
-from vlm_agent.errors import UserError
-from vlm_agent.policy.words import Words
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.scoring.words import Words
+from vlm_agent.world.actions import DEFAULT_WORDS
 
 PROMPT = "Assistant:"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from vlm_agent.observations import Observations
 from vlm_agent.policy.decisions import evaluate_actions
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.world.observations import Observations
 
 
 def train_a_little(

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 FAULT_SEED = 1
 FAULT_STEP = 2

@@ -5,10 +5,10 @@ import sys
 import time
 from typing import Any
 
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import EnvPool
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool.pool import EnvPool
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 
 class SlowEnv(LanguageActionEnv):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 
 def frame(**settings) -> np.ndarray:

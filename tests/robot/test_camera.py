@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from vlm_agent.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.bench.stock import StockCamera
-from vlm_agent.robot.camera import EyeInHandCamera
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.render.camera import EyeInHandCamera
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 SIZE = 112
 DIRECTIONS = DEFAULT_WORDS[:6]

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from vlm_agent.actions import DEFAULT_WORDS, MOTIONS
-from vlm_agent.errors import UserError
-from vlm_agent.observations import STATE
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import NO_WORD, LanguageActionEnv
-from vlm_agent.robot.episode import Episode, load_episode, replay, save_episode
-from vlm_agent.robot.oracle import Oracle
-from vlm_agent.robot.scene import RobotScene
+from vlm_agent.common.errors import UserError
+from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode, load_episode, replay, save_episode
+from vlm_agent.world.observations import STATE
+from vlm_agent.world.robosuite.env import NO_WORD, LanguageActionEnv
+from vlm_agent.world.robosuite.expert import Oracle
+from vlm_agent.world.robosuite.scene import RobotScene
 
 WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
 

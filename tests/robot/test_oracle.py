@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from vlm_agent.actions import DEFAULT_WORDS
-from vlm_agent.errors import UserError
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.demonstrate import LONGEST_BURST, demonstrate
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.oracle import ExpertEnv, Oracle
-from vlm_agent.robot.scene import RobotScene
+from vlm_agent.common.errors import UserError
+from vlm_agent.demonstrations.demonstrate import LONGEST_BURST, demonstrate
+from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.robosuite.expert import ExpertEnv, Oracle
+from vlm_agent.world.robosuite.scene import RobotScene
 
 WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tests.robot.faulty import FAULT_SEED, DriftingEnv, FaultyEnv
-from vlm_agent.errors import UserError
-from vlm_agent.robot import handle
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import EnvPool
-from vlm_agent.robot.worker import Step
+from vlm_agent.common.errors import UserError
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool import handle
+from vlm_agent.world.pool.pool import EnvPool
+from vlm_agent.world.pool.worker import Step
 
 CONFIG = EnvConfig(task="Lift", frame_size=56, horizon=5)
 NUM_ENVS = 3

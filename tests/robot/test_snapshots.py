@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlm_agent.errors import UserError
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.oracle import play_oracle
-from vlm_agent.robot.scene import Stage
-from vlm_agent.robot.snapshots import Snapshots
-from vlm_agent.robot.worker import Frames, WorkerSettings, make_envs
+from vlm_agent.common.errors import UserError
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.pool.snapshots import Snapshots
+from vlm_agent.world.pool.worker import Frames, WorkerSettings, make_envs
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.robosuite.expert import play_oracle
+from vlm_agent.world.robosuite.scene import Stage
 
 # Grips and lets go, so that the gripper is somewhere on its way.
 WORDS = [5, 0, 6, 5, 2, 7, 5, 6, *np.random.default_rng(0).integers(0, 8, 12).tolist()]

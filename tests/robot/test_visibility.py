@@ -8,10 +8,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from vlm_agent.robot.bounds import CORNERS, MAX_PARTS, bounding_boxes, mesh_triangles
-from vlm_agent.robot.camera import SceneCamera
-from vlm_agent.robot.cover import Boxes, find_strip
-from vlm_agent.robot.visibility import View, Visibility
+from vlm_agent.world.render.bounds import CORNERS, MAX_PARTS, bounding_boxes, mesh_triangles
+from vlm_agent.world.render.camera import SceneCamera
+from vlm_agent.world.render.cover import Boxes, find_strip
+from vlm_agent.world.render.visibility import View, Visibility
 
 LIGHT = "<light pos='0 0 4' dir='0 0 -1' castshadow='{shadow}'/>"
 FLOOR = "<geom name='floor' type='plane' size='3 3 .1' material='{material}' group='1'/>"

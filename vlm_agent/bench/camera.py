@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from vlm_agent.bench.stock import StockCamera
 from vlm_agent.bench.walk import walk
-from vlm_agent.robot.camera import EyeInHandCamera
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.gl import renderer_name
-from vlm_agent.robot.scene import Stage
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.render.camera import EyeInHandCamera
+from vlm_agent.world.render.gl import renderer_name
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.robosuite.scene import Stage
 
 
 def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any]:

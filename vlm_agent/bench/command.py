@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.errors import UserError
+from vlm_agent.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from vlm_agent.errors import UserError
-from vlm_agent.robot.config import PHYSICS_HZ, EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.oracle import Oracle
-from vlm_agent.robot.tasks import get_task
+from vlm_agent.common.errors import UserError
+from vlm_agent.world.config import PHYSICS_HZ, EnvConfig
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.robosuite.expert import Oracle
+from vlm_agent.world.robosuite.tasks import get_task
 
 
 def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any]:

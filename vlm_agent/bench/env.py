@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vlm_agent.actions import MOTIONS
 from vlm_agent.bench.stock import make_stock_env
-from vlm_agent.robot.camera import EyeInHandCamera
-from vlm_agent.robot.config import CONTROL_HZ, PHYSICS_HZ, EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.names import import_mujoco
-from vlm_agent.seeding import derive_rng
+from vlm_agent.common.seeding import derive_rng
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.config import CONTROL_HZ, PHYSICS_HZ, EnvConfig
+from vlm_agent.world.render.camera import EyeInHandCamera
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.robosuite.names import import_mujoco
 
 
 def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any]:

@@ -13,17 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.errors import UserError
-from vlm_agent.observations import Observations
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.backbone.lora import add_lora
+from vlm_agent.policy.backbone.tiny import TEXT_SIZES, VISION_SIZES, qwen2_vl_config
 from vlm_agent.policy.building import build_encoder
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.encoding import ObservationEncoder
-from vlm_agent.policy.lora import add_lora
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.policy.tiny import TEXT_SIZES, VISION_SIZES, qwen2_vl_config
-from vlm_agent.prompts import PromptTemplate
-from vlm_agent.robot.tasks import get_task
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.robosuite.tasks import get_task
 
 QWEN2_VL_2B: tuple[dict[str, Any], dict[str, Any]] = (
     {

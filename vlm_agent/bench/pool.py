@@ -10,17 +10,17 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.learning.rollout import RolloutCollector
+from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.prompts import PromptTemplate
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import EnvPool
-from vlm_agent.robot.tasks import get_task
-from vlm_agent.seeding import derive_rng
+from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool.pool import EnvPool
+from vlm_agent.world.robosuite.tasks import get_task
 
 BLOCK = 60
 """Steps that one contender makes before it is the other's turn."""

@@ -19,8 +19,8 @@ from vlm_agent.bench.models import (
     random_observations,
     take_turns,
 )
-from vlm_agent.observations import Observations
-from vlm_agent.policy.encoding import ObservationEncoder
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
+from vlm_agent.world.observations import Observations
 
 
 def measure(

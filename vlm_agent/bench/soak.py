@@ -8,11 +8,11 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.episode import Episode
-from vlm_agent.robot.pool import EnvPool
-from vlm_agent.seeding import derive_rng
+from vlm_agent.common.seeding import derive_rng
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool.pool import EnvPool
 
 NUM_ENVS = 2
 WORDS_PER_EPISODE = 40

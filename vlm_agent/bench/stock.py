@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_agent.robot.names import import_robosuite
-from vlm_agent.robot.scene import RobotScene
+from vlm_agent.world.robosuite.names import import_robosuite
+from vlm_agent.world.robosuite.scene import RobotScene
 
 BUFFER = (640, 480)
 """The size of robosuite's offscreen buffer, whatever the picture's."""

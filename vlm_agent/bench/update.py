@@ -23,12 +23,12 @@ from vlm_agent.bench.models import (
     gpu_figures,
     random_observations,
 )
-from vlm_agent.learning.rollout import RolloutBuffer
-from vlm_agent.learning.update import PPOUpdate
-from vlm_agent.observations import Observations
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
-from vlm_agent.recipes import PPOConfig
+from vlm_agent.ppo.update import PPOUpdate
+from vlm_agent.recipe.recipe import PPOConfig
+from vlm_agent.rollout.collector import RolloutBuffer
+from vlm_agent.world.observations import Observations
 
 CONTENDERS = ("ours", "without_cache", "naive")
 

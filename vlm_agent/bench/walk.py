@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlm_agent.actions import MOTIONS
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.oracle import Oracle
-from vlm_agent.seeding import derive_rng
+from vlm_agent.common.seeding import derive_rng
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.robosuite.expert import Oracle
 
 WRONG_WORDS = 0.15
 """The share of random words."""

@@ -16,19 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlm_agent.errors import UserError
-from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.encoding import ObservationEncoder
-from vlm_agent.policy.families import FAMILIES
-from vlm_agent.policy.loading import (
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.policy.backbone.loading import (
     Backbone,
     hub_is_reachable,
     load_adapter,
     load_base_model,
     load_whole_model,
 )
-from vlm_agent.policy.processor import picture_processor_class
-from vlm_agent.prompts import PromptTemplate
+from vlm_agent.policy.backbone.processor import picture_processor_class
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 
 POLICY_FILE = "policy.json"
 PROMPT_FILE = "prompt.jinja"

@@ -7,21 +7,21 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.errors import UserError
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.artifact import policy_folder
-from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.encoding import ObservationEncoder
-from vlm_agent.policy.families import FAMILIES
-from vlm_agent.policy.loading import (
+from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.policy.backbone.loading import (
     Backbone,
     find_model_type,
     load_adapter,
     load_base_model,
     load_processor,
 )
-from vlm_agent.policy.lora import add_lora
+from vlm_agent.policy.backbone.lora import add_lora
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.prompts import PromptTemplate
 
 logger = logging.getLogger(__name__)
 

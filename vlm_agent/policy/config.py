@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vlm_agent.settings import STRICT, setting
+from vlm_agent.common.settings import STRICT, setting
 
 TINY = "tiny"
 """The name of the embedded, randomly initialised Qwen2-VL."""

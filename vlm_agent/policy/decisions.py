@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm_agent.observations import Observations
 from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
+from vlm_agent.world.observations import Observations
 
 PolicyModule = Callable[..., PolicyOutput]
 """A ``VLMPolicy``, or the module that accelerate wrapped it in."""

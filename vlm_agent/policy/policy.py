@@ -12,14 +12,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlm_agent.observations import STATE, Observations
 from vlm_agent.policy.artifact import ACTION_HEAD_FILE, VALUE_HEAD_FILE, SavedPolicy
+from vlm_agent.policy.backbone.loading import Backbone
+from vlm_agent.policy.backbone.patches import project_patches
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.encoding import ObservationEncoder, PromptRows, sensible_words
-from vlm_agent.policy.loading import Backbone
-from vlm_agent.policy.patches import project_patches
-from vlm_agent.policy.scorer import WordScorer
-from vlm_agent.policy.value_head import ValueHead
+from vlm_agent.policy.heads import ValueHead
+from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows, sensible_words
+from vlm_agent.policy.scoring.scorer import WordScorer
+from vlm_agent.world.observations import STATE, Observations
 
 
 class PolicyOutput(NamedTuple):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_agent.actions import DEFAULT_WORDS
-from vlm_agent.robot.camera import SceneCamera
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
+from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.render.camera import SceneCamera
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 SIDE = 168
 BAR = 26

@@ -12,10 +12,10 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_agent.robot.camera import SceneCamera
-from vlm_agent.robot.config import EnvConfig
-from vlm_agent.robot.env import LanguageActionEnv
-from vlm_agent.robot.episode import Episode, load_episode, replay
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode, load_episode, replay
+from vlm_agent.world.render.camera import SceneCamera
+from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 SIDE = 336
 """Side of each of the two pictures, in pixels."""
@@ -28,7 +28,7 @@ def film_episode(episode_path: Path, output: Path) -> None:
     """Write an MP4: the policy's view on the left, the scene on the right, the words below.
 
     Args:
-        episode_path: What :func:`vlm_agent.robot.episode.save_episode` wrote.
+        episode_path: What :func:`vlm_agent.world.episode.save_episode` wrote.
         output: The MP4 to write.
     """
     episode, config, words = load_episode(episode_path)

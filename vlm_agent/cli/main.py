@@ -1,0 +1,62 @@
+"""The ``vlm-agent`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from vlm_agent import __version__
+from vlm_agent.cli.entry import run_command
+from vlm_agent.cli.look import add_prompt, add_show
+from vlm_agent.cli.machine import add_bench, add_doctor
+from vlm_agent.cli.make import add_demos, add_merge, add_quick_study, add_results
+from vlm_agent.cli.measure import add_compare, add_eval
+
+EPILOG = """
+imitate:  accelerate launch --config_file accelerate_configs/cpu.yaml \\
+              -m vlm_agent.sft --config recipes/starter.yaml
+train:    accelerate launch --config_file accelerate_configs/cpu.yaml \\
+              -m vlm_agent.train --config recipes/quick.yaml
+"""
+
+COMMANDS = (
+    add_demos,
+    add_eval,
+    add_compare,
+    add_merge,
+    add_prompt,
+    add_show,
+    add_bench,
+    add_results,
+    add_quick_study,
+    add_doctor,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="vlm-agent",
+        description="A vision-language model that moves a robot arm with words.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.takes_recipe:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    run: Callable[[argparse.Namespace, list[str]], int] = arguments.run
+    return run(arguments, rest)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command(main))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,125 @@
+"""``vlm-agent demos``, ``merge`` and ``results``: what makes files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.cli.options import check_writable
+from vlm_agent.common.errors import UserError
+
+
+def add_demos(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demos",
+        help="let the scripted expert demonstrate a task",
+        description="Let the scripted expert play a recipe's demonstrations, in parallel, and "
+        "store them as a Hugging Face dataset. Goes on where it was stopped. "
+        "Takes --config RECIPE and any --key value override.",
+    )
+    parser.set_defaults(run=_demos, takes_recipe=True)
+
+
+def _demos(_: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.recipe.recipe import load_recipe
+
+    recipe = load_recipe(rest, prog="vlm-agent demos")
+
+    from vlm_agent.demonstrations.dataset import collect_demonstrations
+
+    print(f"wrote {collect_demonstrations(recipe)}")
+    return 0
+
+
+def add_merge(commands: Any) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="add a LoRA policy's adapter to its backbone, for deployment",
+        description="Write a policy without adapters that scores as the LoRA policy does, up to "
+        "the rounding of its dtype. Of a 4-bit or 8-bit policy, the backbone is taken as it was "
+        "before quantisation.",
+    )
+    parser.add_argument("--policy", required=True, metavar="FOLDER", help="a LoRA policy's folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    parser.set_defaults(run=_merge, takes_recipe=False)
+
+
+def _merge(arguments: argparse.Namespace, _: list[str]) -> int:
+    output = arguments.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: is there already; name a new folder")
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.policy.artifact import policy_folder
+    from vlm_agent.policy.building import merge_adapter
+
+    folder = policy_folder(arguments.policy)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error}") from None
+    disable_progress_bar()  # of loading weights
+    merge_adapter(folder).save_pretrained(output)
+    print(f"wrote {output}")
+    return 0
+
+
+def add_results(commands: Any) -> None:
+    parser = commands.add_parser(
+        "results",
+        help="from nothing to the README's table of results",
+        description="Run every stage of the study that has not been run (demonstrations, warm "
+        "starts, PPO, test evaluations), then write the JSON file, the table and the curves.",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, default=Path("recipes/results/results.json"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--curves", type=Path, default=Path(".github/learning.png"))
+    parser.add_argument(
+        "--present", action="store_true", help="run nothing, write what has been evaluated so far"
+    )
+    parser.set_defaults(run=_results, takes_recipe=False)
+
+
+def _results(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.report.results import plot_learning_curves, write_readme
+    from vlm_agent.studies.results import run_study, write_results
+    from vlm_agent.studies.study import Study
+
+    check_writable(arguments.json)
+    if arguments.present:
+        write_results(Study(arguments.output_dir), arguments.json)
+    else:
+        run_study(arguments.output_dir, arguments.json)
+    results = json.loads(arguments.json.read_text())
+    write_readme(results, arguments.readme)
+    print(f"wrote {arguments.json} and {arguments.readme}")
+    if results["curves"]:
+        plot_learning_curves(results, arguments.curves)
+        print(f"wrote {arguments.curves}")
+    return 0
+
+
+def add_quick_study(commands: Any) -> None:
+    parser = commands.add_parser(
+        "quick_study",
+        help="find the setting in which the quick recipe helps most",
+        description="Run the quick recipe in several settings with five seeds each, and write how "
+        "much each helps. Goes on where it was stopped.",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, default=Path("recipes/results/quick_study.json"))
+    parser.set_defaults(run=_quick_study, takes_recipe=False)
+
+
+def _quick_study(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.studies.quick import study
+
+    check_writable(arguments.json)
+    for row in study(arguments.output_dir, arguments.json):
+        interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
+        print(f"{row['setting']:<50}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
+    return 0

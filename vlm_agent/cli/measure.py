@@ -1,0 +1,124 @@
+"""``vlm-agent eval`` and ``vlm-agent compare``: how good policies are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.cli.options import boolean, check_writable, count, natural
+from vlm_agent.common.seeding import SPLITS
+
+POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, tiny, oracle, random"
+
+
+def add_eval(commands: Any) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="measure a policy on fixed episodes",
+        description="Play episodes with a policy and report success with its 95 % Wilson "
+        "interval. The same call gives the same numbers. Settings of the scene can be changed: "
+        "--controller_hz 500, --task Lift, ...",
+    )
+    parser.add_argument("--policy", required=True, metavar="NAME", help=POLICY_HELP)
+    _add_episode_options(parser)
+    parser.add_argument(
+        "--ablate",
+        choices=("none", "image", "prompt"),
+        default="none",
+        help="what the policy is not told: a grey image, or always the facts of the beginning",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.set_defaults(run=_eval, takes_recipe=True)
+
+
+def _add_episode_options(parser: argparse.ArgumentParser) -> None:
+    """Which episodes are played, and how."""
+    parser.add_argument("--num_eval_episodes", type=count, default=10, metavar="N")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="validation",
+        help="whose episodes; a policy is chosen by validation and measured by test episodes "
+        "(default: validation)",
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="decides the episodes (default: 0)")
+    parser.add_argument(
+        "--greedy",
+        type=boolean,
+        default=True,
+        metavar="true|false",
+        help="take the most probable word, else sample (default: true)",
+    )
+    parser.add_argument("--num_envs", type=count, default=4, help="played at once (default: 4)")
+
+
+def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
+    check_writable(arguments.json)
+    result = _measure(arguments.policy, arguments, rest, arguments.ablate)
+    if arguments.json:
+        partial = arguments.json.with_name(arguments.json.name + ".partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.rename(arguments.json)
+    for key, value in result.items():
+        if key not in ("episodes", "env"):
+            print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")
+    return 0
+
+
+def _measure(
+    name: str, arguments: argparse.Namespace, rest: list[str], ablate: str = "none"
+) -> dict[str, Any]:
+    """What a policy reaches on the episodes that the command line asks for."""
+    import dataclasses
+
+    from tqdm import tqdm
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.evaluation.agents import load_player, measure
+    from vlm_agent.recipe.recipe import override_env
+
+    disable_progress_bar()  # of loading weights
+    player = load_player(name, ablate)  # type: ignore[arg-type]
+    player = dataclasses.replace(player, env=override_env(player.env, rest))
+    episodes = arguments.num_eval_episodes
+    with tqdm(total=episodes, desc=f"evaluating {name}", unit="episode") as bar:
+        return measure(
+            player,
+            episodes,
+            arguments.seed,
+            arguments.greedy,
+            arguments.split,
+            arguments.num_envs,
+            bar.update,
+        )
+
+
+def add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="compare policies on the same episodes",
+        description="Play the same episodes with each policy and compare each with the first, by "
+        "McNemar's exact test. A file that eval --json wrote is taken as it is.",
+    )
+    parser.add_argument("policies", nargs="+", metavar="NAME|FILE.json", help=POLICY_HELP)
+    _add_episode_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    parser.set_defaults(run=_compare, takes_recipe=True)
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.evaluation.compare import compare, comparison_table
+    from vlm_agent.evaluation.evaluate import read_result
+
+    check_writable(arguments.json)
+    results = [
+        read_result(Path(name)) if name.endswith(".json") else _measure(name, arguments, rest)
+        for name in arguments.policies
+    ]
+    rows = compare(results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(comparison_table(rows))
+    return 0

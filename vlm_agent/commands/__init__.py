@@ -1,1 +1,0 @@
-"""What each subcommand of ``vlm-agent`` takes and does; heavy imports wait until it is run."""

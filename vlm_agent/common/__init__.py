@@ -1,0 +1,1 @@
+"""What every room uses: errors for people, derived seeds, settings, strict YAML, lifetimes."""

@@ -1,0 +1,42 @@
+"""Errors that are meant for people: one message, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can fix. The message says what, where, and what was expected.
+
+    Commands print it without a traceback and exit with code 2 (:mod:`vlm_agent.cli.entry`).
+    """
+
+
+def nearest(name: str, valid: Iterable[str], limit: int = 3) -> list[str]:
+    """The valid names closest to ``name`` (case-insensitive), best first, possibly none."""
+    by_lower = {v.lower(): v for v in valid}
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), n=limit, cutoff=0.5)
+    return [by_lower[match] for match in matches]
+
+
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
+    """One sentence for a name that does not exist: the nearest valid ones, or all of them."""
+    valid = sorted(valid)
+    close = nearest(str(name), valid)
+    if close:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"unknown {kind} {name!r}; valid names are: {', '.join(valid)}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user wrote.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8: {error}") from None

@@ -1,0 +1,1 @@
+"""Episodes on fixed seeds: agents, success with an interval, comparisons."""

@@ -1,0 +1,88 @@
+"""Comparing policies on the same episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+from vlm_agent.common.errors import UserError
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """McNemar's exact test (1947) of whether two success rates over the same episodes differ.
+
+    Episodes that both solved, or neither, tell nothing; if the policies were as good as each
+    other, each of the others would fall to either of them like a fair coin.
+
+    Returns:
+        How many episodes only the first solved, how many only the second did, and the two-sided
+        p-value.
+    """
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    decided = only_first + only_second
+    p = float(stats.binomtest(only_first, decided).pvalue) if decided else 1.0
+    return only_first, only_second, p
+
+
+def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each result against the first.
+
+    Args:
+        results: What :func:`vlm_agent.evaluation.evaluate.summarize` gave for each policy.
+
+    Raises:
+        UserError: They are not about the same episodes.
+    """
+    first, rows = results[0], []
+    seeds = [episode["seed"] for episode in first["episodes"]]
+    for result in results:
+        if [episode["seed"] for episode in result["episodes"]] != seeds:
+            raise UserError(
+                f"{first['policy']} and {result['policy']} did not play the same episodes: "
+                "compare results of one split, seed and number of episodes"
+            )
+        scenes = [r.get("env", {}) for r in (first, result)]
+        if different := [key for key in scenes[0] if scenes[1].get(key) != scenes[0][key]]:
+            raise UserError(
+                f"{first['policy']} and {result['policy']} were trained in, or asked for, another "
+                f"{', '.join(different)}: say which with --{different[0]}"
+            )
+        solved = [[episode["success"] for episode in r["episodes"]] for r in (first, result)]
+        only_first, only_second, p = mcnemar(*solved)
+        rows.append(
+            {
+                **{key: value for key, value in result.items() if key not in ("episodes", "env")},
+                "difference": result["success_rate"] - first["success_rate"],
+                "only_first": only_first,
+                "only_this": only_second,
+                "p_value": p,
+            }
+        )
+    return rows
+
+
+def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of :func:`compare` as text."""
+    width = max(len("policy"), *(len(row["policy"]) for row in rows))
+    lines = [
+        f"{'policy':<{width}}  {'success':>7}  {'95 %':>11}  {'words':>6}  "
+        f"{'difference':>10}  {'+/-':>9}  {'p':>8}"
+    ]
+    for number, row in enumerate(rows):
+        interval = f"{row['ci95_low']:.3f}-{row['ci95_high']:.3f}"
+        line = f"{row['policy']:<{width}}  {row['success_rate']:>7.3f}  {interval:>11}"
+        line += f"  {row['mean_length']:>6.1f}"
+        if number > 0:
+            decided = f"{row['only_this']}/{row['only_first']}"
+            line += f"  {row['difference']:>+10.3f}  {decided:>9}  {row['p_value']:>8.2g}"
+        lines.append(line)
+    episodes, split = rows[0]["num_eval_episodes"], rows[0]["split"]
+    lines += [
+        "",
+        f"({episodes} {split} episodes, the same for all; +/-: solved by this policy alone and by "
+        "the first alone; p: McNemar's exact test, two-sided)",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The warm start: cross-entropy on the expert's words, then DAgger."""

@@ -1,1 +1,0 @@
-"""The only place where robot and policy meet: rollouts, PPO, evaluation, checkpoints."""

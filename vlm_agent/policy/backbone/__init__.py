@@ -1,0 +1,1 @@
+"""Vision-language models: families, loading, adapters, quantisation, ``tiny``."""

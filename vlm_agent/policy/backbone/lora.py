@@ -1,0 +1,57 @@
+"""LoRA adapters on exactly the layers that the recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import peft
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlm_agent.common.errors import UserError, unknown_name
+from vlm_agent.policy.backbone.families import Family
+from vlm_agent.policy.config import ModelConfig
+
+
+def add_lora(
+    model: PreTrainedModel, config: ModelConfig, family: Family, seed: int
+) -> peft.PeftModel:
+    """Adapters on linear layers of the language model, and of the vision tower if it is asked for.
+
+    Both have layers of the same names in some models, so PEFT gets whole paths (its ``all-linear``
+    would adapt both). Everything else is frozen.
+
+    Raises:
+        UserError: A part of the model has no linear layer of a name that the recipe gives.
+    """
+    language = [f"model.{family.language_model}"]
+    vision = [f"model.{name}" for name in family.vision]
+    lora = peft.LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=[
+            *_linear_layers(model, language, config.lora_target_modules, "lora_target_modules"),
+            *_linear_layers(model, vision, config.lora_vision_modules, "lora_vision_modules"),
+        ],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, lora)
+
+
+def _linear_layers(
+    model: nn.Module, parts: Sequence[str], wanted: Sequence[str], key: str
+) -> list[str]:
+    """Paths of the linear layers of parts of a model whose last names are wanted."""
+    paths = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and path.startswith(tuple(f"{p}." for p in parts))
+    ]
+    names = {path.rpartition(".")[2] for path in paths}
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"{key}: {unknown_name('linear layer', name, names)}")
+    return [path for path in paths if path.rpartition(".")[2] in wanted]

@@ -1,0 +1,1 @@
+"""From observations to model inputs: prompts, tokens, pictures."""

@@ -1,0 +1,170 @@
+"""From observations to model inputs: prompt, chat template, tokens and pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.backbone.families import Family
+from vlm_agent.policy.inputs.frames import FrameProcessor
+from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.scoring.words import Words
+from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.observations import FACTS
+
+START_FACTS = (0, len(MOTIONS), 0, 1)
+"""Scene facts of an episode's beginning: any facts do where only the prompt's end matters."""
+
+_ANSWER = "ANSWER"
+"""A word that the chat template is asked to put where the model's answer goes."""
+
+
+class ObservationEncoder:
+    """Renders the prompt of each observation and makes tokens and image inputs.
+
+    Args:
+        processor: The model's, with a chat template.
+        template: The checked prompt template.
+        family: The model's.
+
+    Attributes:
+        words: The action words as tokens, where the answer begins.
+
+    Raises:
+        UserError: The processor has no chat template, the template or an action word contains one
+            of the tokenizer's special tokens, or the words have no tokens of their own.
+    """
+
+    def __init__(self, processor: Any, template: PromptTemplate, family: Family) -> None:
+        if not processor.chat_template:
+            raise UserError("the model's processor has no chat template")
+        self.processor = processor
+        self.template = template
+        self.family = family
+        self.frames = FrameProcessor(processor.image_processor, family)
+        texts = [template.source, template.task, template.robot, *template.words]
+        tokenizer = processor.tokenizer
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        for token in {*tokenizer.all_special_tokens, *added, processor.image_token}:
+            if any(token in text for text in texts):
+                raise UserError(f"prompt or words contain the special token {token!r}")
+        prompt = self.prompt(START_FACTS)
+        self.words = Words.in_context(tokenizer, prompt, template.words, self._separator(prompt))
+        self._check_end(prompt)
+
+    def prompt(self, facts: Sequence[int]) -> str:
+        """The whole text the model reads, up to where its answer begins."""
+        return self._chat(facts, [], add_generation_prompt=True)
+
+    def _chat(
+        self, facts: Sequence[int], answer: list[dict[str, Any]], add_generation_prompt: bool
+    ) -> str:
+        before, after = self.template.render(facts)
+        content = [
+            {"type": "text", "text": before},
+            {"type": "image"},
+            {"type": "text", "text": after},
+        ]
+        content = [part for part in content if part.get("text") != ""]
+        return self.processor.apply_chat_template(
+            [{"role": "user", "content": content}, *answer],
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+
+    def _separator(self, prompt: str) -> str:
+        """What the chat template puts between the prompt and an answer; in some it is a space."""
+        turn = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+        whole = self._chat(START_FACTS, [turn], add_generation_prompt=False)
+        between = whole[len(prompt) :].partition(_ANSWER)[0]
+        return between if whole.startswith(prompt) and between.isspace() else ""
+
+    def _check_end(self, prompt: str) -> None:
+        """Refuse a tokenizer that puts something between the prompt and the answer."""
+        end = self.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"][-1]
+        ids = self.row(START_FACTS, np.zeros((112, 112, 3), np.uint8))["input_ids"][0].tolist()
+        if ids[-1] != end:
+            token = self.processor.tokenizer.convert_ids_to_tokens(ids[-1])
+            raise UserError(f"the model's tokenizer puts {token!r} between prompt and answer")
+
+    def row(self, facts: Sequence[int], frame: np.ndarray) -> dict[str, torch.Tensor]:
+        """Tokens of one prompt with the picture's place marked, (1, L), without padding.
+
+        Args:
+            facts: Scene facts.
+            frame: A frame; only its size matters.
+        """
+        images: list[Any] = [[frame]] if self.family.nested_images else [frame]
+        prompt, start = self.prompt(facts), self.processor.tokenizer.bos_token
+        return dict(
+            self.processor(
+                text=[prompt],
+                images=images,
+                return_tensors="pt",
+                # Some chat templates write the first token themselves.
+                add_special_tokens=start is None or not prompt.startswith(start),
+                **self.family.image_options,
+            )
+        )
+
+
+class PromptRows:
+    """Token and position ids of prompts, each made once and padded together when asked for.
+
+    Args:
+        encoder: Makes the tokens.
+        model: The transformers model's inner part, which knows positions.
+    """
+
+    def __init__(self, encoder: ObservationEncoder, model: Any) -> None:
+        self.encoder = encoder
+        self.model = model
+        self.pad_token = encoder.processor.tokenizer.pad_token_id or 0
+        # One entry for each prompt an episode can show; a longer horizon only costs time.
+        self._row = functools.lru_cache(maxsize=20_000)(self._make)
+
+    def _make(
+        self, facts: tuple[int, ...], shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        row = self.encoder.row(facts, np.zeros(shape, np.uint8))
+        positions_PL = self.encoder.family.positions(self.model, row)
+        return row["input_ids"][0].numpy(), positions_PL.numpy()
+
+    def __call__(self, facts_BF: np.ndarray, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        """Padded on the left to the longest prompt of the batch.
+
+        Args:
+            facts_BF: Scene facts of B observations.
+            shape: Of their frames, (H, W, 3).
+
+        Returns:
+            ``input_ids``, ``attention_mask`` (B, L) and ``position_ids`` (P, B, L), P as in
+            :meth:`Family.positions`.
+        """
+        rows = [self._row(tuple(facts), shape) for facts in facts_BF.tolist()]
+        batch, length = len(rows), max(len(ids) for ids, _ in rows)
+        ids_BL = np.full((batch, length), self.pad_token, np.int64)
+        mask_BL = np.zeros((batch, length), np.int64)
+        positions_PBL = np.zeros((len(rows[0][1]), batch, length), np.int64)
+        for i, (ids, positions_PL) in enumerate(rows):
+            ids_BL[i, length - len(ids) :] = ids
+            mask_BL[i, length - len(ids) :] = 1
+            positions_PBL[:, i, length - len(ids) :] = positions_PL
+        return {
+            "input_ids": torch.from_numpy(ids_BL),
+            "attention_mask": torch.from_numpy(mask_BL),
+            "position_ids": torch.from_numpy(positions_PBL),
+        }
+
+
+def sensible_words(facts_BF: np.ndarray) -> torch.Tensor:
+    """Which words make sense, bool (B, A): an open gripper cannot open, a closed one not close."""
+    closed_B1 = facts_BF[:, [FACTS.index("gripper_closed")]].astype(bool)
+    opens_A = np.array([motion.gripper == "open" for motion in MOTIONS])
+    closes_A = np.array([motion.gripper == "close" for motion in MOTIONS])
+    return torch.from_numpy(~((closed_B1 & closes_A) | (~closed_B1 & opens_A)))

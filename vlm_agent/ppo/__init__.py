@@ -1,0 +1,1 @@
+"""PPO: the loop, an update, its losses, the critic, the reference policy."""

@@ -1,1 +1,0 @@
-"""The world: robosuite scenes moved by words. Knows no torch and no transformers."""

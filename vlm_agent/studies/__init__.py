@@ -1,0 +1,1 @@
+"""Runs of commands that make the README's results, stage by stage."""

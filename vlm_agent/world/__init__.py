@@ -1,0 +1,1 @@
+"""Words, facts, episodes and environments. Knows no torch."""

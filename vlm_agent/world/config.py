@@ -1,0 +1,74 @@
+"""The settings of the world."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from vlm_agent.common.settings import STRICT, setting
+
+PHYSICS_HZ = 500
+"""MuJoCo steps per simulated second in every robosuite scene."""
+
+CONTROL_HZ = 20
+"""robosuite's control steps per simulated second."""
+
+
+def _divides_physics(rate: int) -> int:
+    if PHYSICS_HZ % rate:
+        message = "it should divide the {physics} Hz of the physics"
+        raise PydanticCustomError("divides", message, {"physics": PHYSICS_HZ})
+    return rate
+
+
+ControllerRate = Annotated[int, Field(ge=20, le=PHYSICS_HZ), AfterValidator(_divides_physics)]
+
+
+@dataclass(config=STRICT, frozen=True)
+class EnvConfig:
+    """Which scene, what the camera sees, how far a word goes, and what is rewarded."""
+
+    task: str = setting("PickPlaceCan", "robosuite task with one arm, e.g. PickPlaceCan, Lift")
+    robot: str = setting("Panda", "robosuite arm: Panda, Sawyer, UR5e, Kinova3, IIWA, Jaco")
+    frame_size: Annotated[int, Field(ge=28, le=640)] = setting(
+        112, "side of the square eye-in-hand frame, in pixels"
+    )
+    camera: Literal["fast", "exact"] = setting(
+        "fast", "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster"
+    )
+    step_size: Annotated[float, Field(gt=0, le=0.2)] = setting(
+        0.03, "how far one word moves the gripper's target, in metres"
+    )
+    control_steps: Annotated[int, Field(ge=1, le=100)] = setting(
+        4, f"control steps ({CONTROL_HZ} a second) that one word takes"
+    )
+    controller_hz: ControllerRate = setting(
+        100,
+        "rate of the operational-space controller; 500 is stock robosuite, 100 is twice as fast",
+    )
+    horizon: Annotated[int, Field(ge=1, le=10_000)] = setting(
+        120, "words after which an episode is truncated"
+    )
+    reward: Literal["progress", "staged", "sparse"] = setting(
+        "progress",
+        "progress: gain in robosuite's staged reward, discounted, plus success_bonus; "
+        "staged: robosuite's staged reward at each word; sparse: 1 on success",
+    )
+    success_bonus: Annotated[float, Field(ge=0)] = setting(
+        2.0, "added to the progress reward on success"
+    )
+    camera_shift: Annotated[float, Field(ge=-0.2, le=0.2)] = setting(
+        0.0, "metres by which the hand's camera is moved to its right: a test of robustness"
+    )
+    camera_tilt: Annotated[float, Field(ge=-45, le=45)] = setting(
+        0.0, "degrees by which it is tilted upwards"
+    )
+    object_colour: Literal["own", "red", "green", "blue"] = setting(
+        "own", "the colour of the object that is handled"
+    )
+    light: Annotated[float, Field(ge=0, le=3)] = setting(
+        1.0, "brightness of all lights, as a factor"
+    )

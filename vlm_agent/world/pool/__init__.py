@@ -1,0 +1,1 @@
+"""Environments in worker processes that may die without anyone noticing."""

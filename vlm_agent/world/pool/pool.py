@@ -1,0 +1,300 @@
+"""``EnvPool``: environments in worker processes that may die without anyone noticing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.world.actions import ActionVocabulary
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.handle import END_SECONDS, WorkerError, WorkerHandle
+from vlm_agent.world.pool.worker import Frames, MakeEnv, Report, Request, Step, WorkerSettings
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+
+logger = logging.getLogger(__name__)
+
+Answered = TypeVar("Answered")
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one word in each of N environments led to.
+
+    Attributes:
+        observations: After the word, before any new episode: leading axis N.
+        next_observations: What to act on next: the same, but the first observation of the new
+            episode where one was begun.
+        rewards: float64 (N,).
+        terminated: bool (N,), the task is done.
+        truncated: bool (N,), the time is up.
+        infos: One ``info`` per environment.
+    """
+
+    observations: Observations
+    next_observations: Observations
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    infos: list[dict[str, Any]]
+
+
+class EnvPool:
+    """``num_envs`` copies of a :class:`LanguageActionEnv` in spawned worker processes.
+
+    Each worker runs several environments and answers one message per step; frames come through
+    shared memory. Results depend on seeds and words only, never on timing, on the number of
+    workers, or on whether one of them had to be restarted: an episode is its seed and its words,
+    so a worker that died, raised an exception or hung is replaced and its episodes are replayed,
+    and the replay is checked. Workers end with their parent, however it ends.
+
+    Use it as a context manager.
+
+    Args:
+        config: The scene of every environment.
+        num_envs: Number of environments N.
+        num_workers: Worker processes; 0 means one per core, at most one per environment.
+        gamma: Discount for the progress reward.
+        gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
+        timeout: Seconds without an answer after which a worker counts as hung.
+        max_restarts: How often each worker is restarted before the pool gives up.
+        make_env: Makes an environment from ``config`` and ``gamma``; the workers import it.
+
+    Attributes:
+        seconds: Time spent so far: on ``physics`` and ``rendering``, summed over the workers, and
+            ``waiting`` for them.
+        restarts: How often each worker has been restarted.
+    """
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        num_envs: int,
+        num_workers: int = 0,
+        gamma: float = 0.99,
+        gpu: int | None = None,
+        timeout: float = 60.0,
+        max_restarts: int = 3,
+        make_env: MakeEnv = LanguageActionEnv,
+    ) -> None:
+        self.num_envs = num_envs
+        self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
+        self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
+        self.restarts = [0] * self.num_workers
+        self._max_restarts = max_restarts
+        self._vocabulary = ActionVocabulary()
+        self._begun: deque[list[int]] = deque()  # the slots of each step that is under way
+        # Where each environment stands, for all that has been answered.
+        self._episodes: dict[int, Episode] = {}
+        self._digests: dict[int, bytes] = {}
+        frames = Frames.allocate(num_envs, config.frame_size)
+        self._pictures = frames.array()
+        self._workers = []
+        for first in range(self.num_workers):
+            slots = tuple(range(first, num_envs, self.num_workers))
+            settings = WorkerSettings(slots, config, gamma, frames, gpu, make_env)
+            self._workers.append(WorkerHandle(settings, timeout))
+
+    def wait_until_ready(self) -> None:
+        """Wait until all environments have been built.
+
+        Raises:
+            UserError: They cannot be, or a worker failed too often.
+        """
+        for index, worker in enumerate(self._workers):
+            self._insist(index, worker.wait_until_ready)
+
+    def reset(self, episodes: Mapping[int, Episode]) -> Observations:
+        """Start episodes, or take them up after the words they already have.
+
+        Args:
+            episodes: Environment index -> episode.
+
+        Returns:
+            The observations to act on, in the order of ``episodes``.
+
+        Raises:
+            UserError: The environments cannot be built, or a worker failed too often.
+        """
+        if self._begun:
+            raise RuntimeError("a step is under way: finish it before a reset")
+        self._ask(episodes)
+        reports = self._receive(episodes)
+        return self._observations(list(episodes), [reports[slot] for slot in episodes])
+
+    def step(
+        self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
+    ) -> StepBatch:
+        """:meth:`start_step` and :meth:`finish_step` in one."""
+        self.start_step(actions, following)
+        return self.finish_step()
+
+    def start_step(
+        self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
+    ) -> None:
+        """Say one word in each named environment, and do not wait for what comes of it.
+
+        Args:
+            actions: Environment index -> action.
+            following: Environment index -> the episode to begin there if this word ends the
+                present one.
+
+        Raises:
+            UserError: There is no word with that index.
+        """
+        for action in actions.values():
+            self._vocabulary.word(action)
+        if not actions.keys().isdisjoint(slot for begun in self._begun for slot in begun):
+            raise RuntimeError("a step is under way in one of these environments: finish it first")
+        following = following or {}
+        self._begun.append(list(actions))
+        self._ask({slot: Step(action, following.get(slot)) for slot, action in actions.items()})
+
+    def finish_step(self) -> StepBatch:
+        """What the oldest step that is under way led to, in the order its actions were given."""
+        slots = self._begun.popleft()
+        reports = self._receive(slots)
+        chosen = [reports[slot] for slot in slots]
+        rewards, terminated, truncated, infos = zip(
+            *(report.outcome for report in chosen if report.outcome), strict=True
+        )
+        observations = following = self._observations(slots, chosen)
+        begun = {i: report.fresh for i, report in enumerate(chosen) if report.fresh is not None}
+        if begun:
+            facts, states = zip(*begun.values(), strict=True)
+            pictures = self._pictures[1, [slots[i] for i in begun]]
+            following = observations.copy()
+            following.put(list(begun), Observations(pictures, np.stack(facts), np.stack(states)))
+        return StepBatch(
+            observations,
+            following,
+            np.array(rewards),
+            np.array(terminated),
+            np.array(truncated),
+            list(infos),
+        )
+
+    def _observations(self, slots: list[int], reports: list[Report]) -> Observations:
+        facts = np.stack([report.facts for report in reports])
+        states = np.stack([report.state for report in reports])
+        return Observations(self._pictures[0, slots], facts, states)
+
+    def _ask(self, requests: Mapping[int, Any]) -> None:
+        """Send each worker its share."""
+        for worker in self._workers:
+            share = {slot: requests[slot] for slot in worker.settings.slots if slot in requests}
+            if share:
+                worker.ask(share)
+
+    def _receive(self, slots: Iterable[int]) -> dict[int, Report]:
+        """Each concerned worker's answer to its oldest request: environment index -> report."""
+        began = time.perf_counter()
+        wanted, reports = set(slots), {}
+        for index, worker in enumerate(self._workers):
+            if wanted.isdisjoint(worker.settings.slots):
+                continue
+            request, answer = self._insist(index, worker.receive)
+            for activity, seconds in answer.seconds.items():
+                self.seconds[activity] += seconds
+            self._note(request, answer.reports)
+            reports.update(answer.reports)
+        self.seconds["waiting"] += time.perf_counter() - began
+        return reports
+
+    def _insist(self, index: int, ask: Callable[[], Answered]) -> Answered:
+        """What a worker answers, restarted as often as it takes and is allowed."""
+        while True:
+            try:
+                return ask()
+            except WorkerError as failure:
+                self._revive(index, failure)
+
+    def _note(self, request: Request, reports: Mapping[int, Report]) -> None:
+        """Remember where the environments stand now."""
+        for slot, what in request.items():
+            self._digests[slot] = reports[slot].digest
+            if isinstance(what, Episode):
+                self._episodes[slot] = what
+            elif reports[slot].fresh is not None and what.following is not None:
+                self._episodes[slot] = what.following
+            else:
+                before = self._episodes[slot]
+                self._episodes[slot] = replace(before, actions=(*before.actions, what.action))
+
+    def _revive(self, index: int, failure: WorkerError) -> None:
+        """Restart a worker, put its environments where they stood, and ask it again.
+
+        Raises:
+            UserError: It failed too often, or a replay led elsewhere than the first play.
+        """
+        worker = self._workers[index]
+        unanswered = list(worker.unanswered)
+        if failure.raised and not worker.is_ready:
+            raise UserError(f"environment worker {index} could not start: it {failure}")
+        standing = {
+            slot: self._episodes[slot] for slot in worker.settings.slots if slot in self._episodes
+        }
+        while True:
+            if self.restarts[index] >= self._max_restarts:
+                raise UserError(
+                    f"environment worker {index} failed again after {self._max_restarts} restarts "
+                    f"(max_worker_restarts): it {failure}"
+                )
+            self.restarts[index] += 1
+            logger.warning(
+                "environment worker %d %s\nrestarting it (%d of %d) and replaying its %d episodes",
+                index,
+                str(failure),
+                self.restarts[index],
+                self._max_restarts,
+                len(standing),
+            )
+            worker.kill()
+            worker.start()
+            try:
+                if standing:
+                    worker.ask(standing)
+                    self._check_replay(worker.receive()[1].reports)
+                break
+            except WorkerError as again:
+                failure = again
+        for request in unanswered:
+            worker.ask(request)
+
+    def _check_replay(self, reports: Mapping[int, Report]) -> None:
+        for slot, report in reports.items():
+            if report.digest != self._digests[slot]:
+                episode = self._episodes[slot]
+                raise UserError(
+                    f"environment {slot} did not replay: seed {episode.seed} and its "
+                    f"{len(episode.actions)} words led to another state than the first time, so "
+                    "the run cannot go on as if its worker had not failed"
+                )
+
+    def worker_pids(self) -> list[int]:
+        """The workers' process ids; a restarted one has another."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
+    def close(self) -> None:
+        """End all workers. Safe to call twice."""
+        for worker in self._workers:
+            worker.let_go()
+        deadline = time.monotonic() + END_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            worker.kill()
+
+    def __enter__(self) -> EnvPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

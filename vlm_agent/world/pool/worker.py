@@ -1,0 +1,222 @@
+"""The process that runs some of a pool's environments, and what it is asked and answers."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import multiprocessing as mp
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.lifetime import end_with_parent
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.render.gl import select_gpu
+from vlm_agent.world.robosuite.env import LanguageActionEnv, Observation
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures in shared memory, two per environment: after its last word, and of a new episode.
+
+    The memory is anonymous, so that nothing is left behind, however the processes end.
+    """
+
+    memory: Any
+    shape: tuple[int, ...]
+
+    @classmethod
+    def allocate(cls, num_envs: int, size: int) -> Frames:
+        """Room for all environments of a pool."""
+        shape = (2, num_envs, size, size, 3)
+        return cls(mp.get_context("spawn").RawArray(ctypes.c_uint8, int(np.prod(shape))), shape)
+
+    def array(self) -> np.ndarray:
+        """The pictures as uint8 (2, N, H, W, 3), without a copy."""
+        return np.frombuffer(self.memory, np.uint8).reshape(self.shape)
+
+
+MakeEnv = Callable[[EnvConfig, float], LanguageActionEnv]
+"""``LanguageActionEnv``, or another importable name that makes one."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is made of.
+
+    Attributes:
+        slots: The environments it runs, by their index in the pool.
+        config: Their scene.
+        gamma: Discount for the progress reward.
+        frames: Where the pictures go.
+        gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
+        make_env: Makes one of them, from ``config`` and ``gamma``.
+    """
+
+    slots: tuple[int, ...]
+    config: EnvConfig
+    gamma: float
+    frames: Frames
+    gpu: int | None
+    make_env: MakeEnv
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an environment is asked for: a word, and the episode to begin if that ends this one."""
+
+    action: int
+    following: Episode | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an environment answers; its pictures are in shared memory.
+
+    Attributes:
+        facts: int32 (F,), after the word or the reset.
+        state: float32 (S,), what a critic may know then.
+        digest: Of the present state, see :meth:`LanguageActionEnv.digest`.
+        outcome: Reward, terminated, truncated and info of a word; ``None`` after a reset.
+        fresh: Facts and state of the episode that was begun after the word, if one was.
+    """
+
+    facts: np.ndarray
+    state: np.ndarray
+    digest: bytes
+    outcome: tuple[float, bool, bool, dict[str, Any]] | None = None
+    fresh: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A worker's answer to a message: slot -> report, and the seconds spent on each activity."""
+
+    reports: dict[int, Report]
+    seconds: dict[str, float]
+
+
+Request = Mapping[int, Episode] | Mapping[int, Step]
+"""Slot -> the episode to begin or take up, or the word to say."""
+
+
+def run_worker(
+    pipe: Connection, last_words: Connection, with_thread: bool, settings: WorkerSettings
+) -> None:
+    """A worker's life: make the environments, say ``None``, answer until the pipe is closed.
+
+    A ``UserError`` or a traceback in place of an answer is its last message.
+
+    Args:
+        pipe: To the parent.
+        last_words: A file for what it cannot send: the stacks of a crash, or of a hang (SIGUSR1).
+        with_thread: Whether it may end with the thread that started it.
+        settings: The environments.
+    """
+    _watch_parent(with_thread)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    faulthandler.enable(last_words.fileno())
+    faulthandler.register(signal.SIGUSR1, last_words.fileno())
+    # Mesa's software renderer starts a thread per core; here there is a worker per core.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pool, or is gone
+        try:
+            envs = make_envs(settings)
+        except BaseException as error:
+            pipe.send(_as_message(error))
+            return
+        pictures = settings.frames.array()
+        pipe.send(None)
+        while True:
+            request: Request = pipe.recv()
+            try:
+                answer = _answer(envs, request, pictures)
+            except BaseException as error:
+                pipe.send(_as_message(error))
+                return
+            pipe.send(answer)
+
+
+def make_envs(settings: WorkerSettings) -> dict[int, LanguageActionEnv]:
+    """The environments by their index in the pool. They share what they remember of episodes."""
+    if settings.gpu is not None:
+        select_gpu(settings.gpu)
+    envs = {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
+    first = next(iter(envs.values()))
+    for env in envs.values():
+        env.moments = first.moments
+    return envs
+
+
+def _as_message(error: BaseException) -> UserError | str:
+    """A ``UserError`` as it is, any other exception as its traceback."""
+    return error if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+
+
+def _answer(
+    envs: Mapping[int, LanguageActionEnv], request: Request, pictures: np.ndarray
+) -> Answer:
+    """Do what is asked in each environment; ``pictures`` are the pool's (2, N, H, W, 3)."""
+    before = _seconds(envs)
+    reports = {slot: _do(envs[slot], what, pictures[:, slot]) for slot, what in request.items()}
+    after = _seconds(envs)
+    return Answer(reports, {key: after[key] - before[key] for key in after})
+
+
+def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> Report:
+    """Take up an episode; or say a word, and begin another episode if the word ended this one."""
+    if isinstance(what, Episode):
+        observation, info = _begin(env, what)
+        return Report(_put(observation, pictures[0]), info["critic_state"], env.digest())
+    observation, reward, terminated, truncated, info = env.step(what.action)
+    facts = _put(observation, pictures[0])
+    fresh = None
+    if what.following is not None and (terminated or truncated):
+        observation, begun = _begin(env, what.following)
+        fresh = _put(observation, pictures[1]), begun["critic_state"]
+    outcome = (reward, terminated, truncated, info)
+    return Report(facts, info["critic_state"], env.digest(), outcome, fresh)
+
+
+def _begin(env: LanguageActionEnv, episode: Episode) -> tuple[Observation, dict[str, Any]]:
+    """Begin an episode, or take it up where it stands."""
+    options = {"actions": episode.actions, "horizon": episode.horizon}
+    return env.reset(seed=episode.seed, options=options)
+
+
+def _put(observation: Observation, picture: np.ndarray) -> np.ndarray:
+    """Write the frame into shared memory; the facts go through the pipe."""
+    single = Observations.from_env(observation)
+    picture[:] = single.frames
+    return single.facts
+
+
+def _seconds(envs: Mapping[int, LanguageActionEnv]) -> dict[str, float]:
+    """Seconds that all environments together have spent so far, by activity."""
+    activities = next(iter(envs.values())).seconds
+    return {key: sum(env.seconds[key] for env in envs.values()) for key in activities}
+
+
+def _watch_parent(with_thread: bool) -> None:
+    """End this process when its parent ends, and if allowed with the thread that started it."""
+    parent = mp.parent_process()
+    assert parent is not None and parent.pid is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if with_thread:  # the kernel sees to it even if the watch cannot run
+        end_with_parent(signal.SIGKILL, parent.pid)

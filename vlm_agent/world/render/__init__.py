@@ -1,0 +1,1 @@
+"""The camera: stock robosuite's pixels, from what can be seen and nothing else."""

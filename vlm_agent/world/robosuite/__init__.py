@@ -1,0 +1,1 @@
+"""robosuite's scenes under words: control, physics, tasks, the scripted expert."""

@@ -1,0 +1,274 @@
+"""``RobotScene``: a robosuite scene that words move, and what can be read of it; no pictures."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.world.actions import Motion
+from vlm_agent.world.config import CONTROL_HZ
+from vlm_agent.world.observations import STATE
+from vlm_agent.world.robosuite.names import import_robosuite, name_problems
+from vlm_agent.world.robosuite.physics import ArmPhysics, PhysicsSnapshot
+from vlm_agent.world.robosuite.tasks import TASKS, Goal, get_task
+
+REACHED_DISTANCE = 0.05
+"""Metres between grip site and object centre below which the object counts as reached."""
+
+LIFTED_HEIGHT = 0.04
+"""Metres above its resting place at which a grasped object counts as lifted."""
+
+LEASH_STEPS = 2
+"""How many steps the target may run ahead of the gripper, so that pushing against the table
+does not wind the target up."""
+
+
+class Stage(enum.IntEnum):
+    """How far an episode has come. Each stage counts as having passed the ones before it."""
+
+    NONE = 0
+    REACHED = 1
+    GRASPED = 2
+    LIFTED = 3
+    PLACED = 4
+
+
+@dataclass(frozen=True)
+class SceneSnapshot:
+    """What a scene was like after a word.
+
+    Attributes:
+        physics: What its physics were like.
+        target_position: Where the word sends the grip site (3,), world frame, in metres.
+        gripper_closed: Whether the gripper was told to close.
+    """
+
+    physics: PhysicsSnapshot
+    target_position: np.ndarray
+    gripper_closed: bool
+
+
+class RobotScene:
+    """One robosuite task with one arm, driven by a target pose that words move.
+
+    The operational-space controller gets the target as an absolute pose in the world frame, so a
+    word is a motion that settles and the gripper's orientation never drifts.
+
+    Args:
+        task: robosuite task, e.g. ``PickPlaceCan``.
+        robot: robosuite arm, e.g. ``Panda``.
+        controller_hz: Rate of the controller, see :class:`ArmPhysics`.
+
+    Attributes:
+        can_be_restored: Whether all that this task knows of an episode is MuJoCo's state.
+
+    Raises:
+        UserError: An unknown task or robot (the message names the nearest ones).
+    """
+
+    def __init__(self, task: str, robot: str = "Panda", controller_hz: int = 100) -> None:
+        problems = name_problems(task, robot)
+        if problems:
+            raise UserError("; ".join(problems.values()))
+        self.task = get_task(task)
+        self.env = _make_robosuite(task, robot)
+        self.robot = self.env.robots[0]
+        self.arm = self.robot.arms[0]
+        self.physics = ArmPhysics(self.env, self.robot, self.arm, controller_hz)
+        # robosuite's Wipe, for one, counts in Python what has been wiped.
+        self.can_be_restored = task in TASKS
+        self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
+
+    def reset(self, seed: int) -> None:
+        """Start the episode of that seed: object places and arm pose depend on nothing else."""
+        # The placement samplers share this generator object, so its state is set in place.
+        self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+        self.env.reset()
+        self.physics.reset()
+        self.gripper_closed = False
+        self.target_position = self.gripper_position
+        self._target_rotvec = _rotation_vector(self._site_matrix())
+        self.resting_height = self.object_position()[2] if self.task.target else 0.0
+
+    def move(self, motion: Motion, step_size: float, control_steps: int) -> None:
+        """Move the target by one word and run the controller towards it.
+
+        Args:
+            motion: The word's meaning.
+            step_size: Metres that the target moves along ``motion.direction``.
+            control_steps: Control steps of 1/20 s.
+        """
+        if motion.gripper is not None:
+            self.gripper_closed = motion.gripper == "close"
+        offset = self.base_rotation @ np.array(motion.direction) * step_size
+        leash = LEASH_STEPS * step_size
+        here = self.gripper_position
+        self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
+        pose = np.concatenate([self.target_position, self._target_rotvec])
+        grip = np.full(self.robot.gripper[self.arm].dof, 1.0 if self.gripper_closed else -1.0)
+        self.physics.run(pose, grip, control_steps)
+
+    def snapshot(self) -> SceneSnapshot:
+        """What it is like after a word of this episode, for :meth:`restore`."""
+        return SceneSnapshot(
+            physics=self.physics.snapshot(),
+            target_position=self.target_position.copy(),
+            gripper_closed=self.gripper_closed,
+        )
+
+    def restore(self, snapshot: SceneSnapshot) -> None:
+        """Take the episode up where it was, bit for bit; the scene has just been reset to it.
+
+        Only for tasks with :attr:`can_be_restored`.
+        """
+        self.physics.restore(snapshot.physics)
+        self.target_position = snapshot.target_position.copy()
+        self.gripper_closed = snapshot.gripper_closed
+
+    def physics_state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities of all joints, in MuJoCo's order."""
+        data = self.env.sim.data._data
+        return data.qpos, data.qvel
+
+    @property
+    def gripper_position(self) -> np.ndarray:
+        """Position (3,) of the grip site in the world frame, in metres."""
+        return np.array(self.env.sim.data.site_xpos[self.robot.eef_site_id[self.arm]])
+
+    def _site_matrix(self) -> np.ndarray:
+        matrix = self.env.sim.data.site_xmat[self.robot.eef_site_id[self.arm]]
+        return np.array(matrix).reshape(3, 3)
+
+    @property
+    def base_rotation(self) -> np.ndarray:
+        """Rotation (3, 3) from the robot's base frame, in which words move, to the world."""
+        return np.array(self.env.sim.data.get_body_xmat(self.robot.robot_model.root_body))
+
+    def object_position(self) -> np.ndarray:
+        """World position (3,) of the object the task is about, in metres; privileged."""
+        assert self.task.target is not None, "this task has no object to handle"
+        body = self.env.sim.model.body_name2id(self.task.target(self.env).root_body)
+        return np.array(self.env.sim.data.body_xpos[body])
+
+    def object_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and half sizes (3,) of the box around that object, along the world's axes."""
+        assert self.task.target is not None, "this task has no object to handle"
+        model, data = self.env.sim.model._model, self.env.sim.data._data
+        names = self.task.target(self.env).contact_geoms
+        geoms = [self.env.sim.model.geom_name2id(name) for name in names]
+        rotations = data.geom_xmat[geoms].reshape(-1, 3, 3)
+        boxes = model.geom_aabb[geoms]
+        centres = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotations, boxes[:, :3])
+        halves = np.einsum("gij,gj->gi", np.abs(rotations), boxes[:, 3:])
+        low, high = (centres - halves).min(0), (centres + halves).max(0)
+        return (low + high) / 2, (high - low) / 2
+
+    def finger_gap(self) -> float:
+        """How far the gripper's joints are from where they end when it shuts on nothing.
+
+        In metres (or radians), summed over the joints.
+        """
+        sim = self.env.sim
+        joints = self.robot.gripper[self.arm].joints
+        return sum(abs(float(sim.data.get_joint_qpos(name))) for name in joints)
+
+    def finger_speed(self) -> float:
+        """Speed of the gripper's fastest joint, in metres (or radians) per second."""
+        sim = self.env.sim
+        joints = self.robot.gripper[self.arm].joints
+        return max(abs(float(sim.data.get_joint_qvel(name))) for name in joints)
+
+    def goal(self) -> Goal | None:
+        """Where the object belongs; ``None`` if lifting it is all."""
+        return self.task.goal(self.env) if self.task.goal else None
+
+    def staged_reward(self) -> float:
+        """The staged reward that robosuite gives the present state, in [0, 1]; 1 on success."""
+        return float(self.env.reward(None))
+
+    def is_success(self) -> bool:
+        """Whether robosuite counts the task as solved."""
+        return bool(self.env._check_success())
+
+    def is_grasped(self) -> bool:
+        """Whether the fingers hold the task's object."""
+        assert self.task.target is not None
+        target = self.task.target(self.env)
+        fingers = self.robot.gripper
+        return bool(self.env._check_grasp(gripper=fingers, object_geoms=target.contact_geoms))
+
+    def stage(self, is_success: bool) -> Stage:
+        """The stage of the present state (not the highest so far), given :meth:`is_success`."""
+        if is_success:
+            return Stage.PLACED
+        if self.task.target is None:
+            return Stage.NONE
+        position = self.object_position()
+        if self.is_grasped():
+            lifted = position[2] - self.resting_height > LIFTED_HEIGHT
+            return Stage.LIFTED if lifted else Stage.GRASPED
+        near = np.linalg.norm(self.gripper_position - position) < REACHED_DISTANCE
+        return Stage.REACHED if near else Stage.NONE
+
+    def critic_state(self, staged: float) -> np.ndarray:
+        """What a critic may know of the scene, float32, as :data:`STATE` names it.
+
+        Lengths are in decimetres: of that size are the distances that decide. The object's place
+        is seen from the gripper, the goal's from the object. What a task does not have is 0.
+
+        Args:
+            staged: The :meth:`staged_reward` of the present state.
+        """
+        closed = float(self.gripper_closed)
+        if self.task.target is None:
+            hand = [0.0] * (len(STATE) - 4) + [10 * self.finger_gap(), closed, 0.0, staged]
+            return np.array(hand, np.float32)
+        position, gripper = self.object_position(), self.gripper_position
+        offset = 10 * (position - gripper)
+        goal = self.goal()
+        to_goal = np.zeros(3) if goal is None else 10 * (goal.position - position)
+        heights = 10 * (np.array([position[2], gripper[2]]) - self.resting_height)
+        distances = [np.linalg.norm(offset[:2]), np.linalg.norm(offset)]
+        hand = [10 * self.finger_gap(), closed, float(self.is_grasped()), staged]
+        parts = (offset, np.abs(offset[:2]), distances, to_goal, heights, hand)
+        return np.concatenate(parts).astype(np.float32)
+
+    def close(self) -> None:
+        """Free the simulation."""
+        self.env.close()
+
+
+def _make_robosuite(task: str, robot: str) -> Any:
+    """The robosuite environment: no renderer, no observables' camera, absolute world targets."""
+    robosuite = import_robosuite()
+    from robosuite.controllers import load_composite_controller_config
+
+    config = load_composite_controller_config(controller=None, robot=robot)
+    arm = config["body_parts"]["right"]
+    arm.update(type="OSC_POSE", input_type="absolute", input_ref_frame="world")
+    config["body_parts"] = {"right": arm}
+    return robosuite.make(
+        task,
+        robots=robot,
+        controller_configs=config,
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        use_camera_obs=False,
+        use_object_obs=False,
+        reward_shaping=True,
+        hard_reset=False,
+        ignore_done=True,
+        control_freq=CONTROL_HZ,
+        # Sizes that robosuite draws once, when the scene is built (Lift's cube), must not vary.
+        seed=0,
+    )
+
+
+def _rotation_vector(matrix: np.ndarray) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_matrix(matrix).as_rotvec()
