@@ -93,7 +93,7 @@ soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 m
 	$(BIN)/pytest -k outlives --rounds 5
 
 picture: install system  ## make the README's pictures again
-	$(BIN)/vlm-agent show --oracle 7 --output .github/robot.png
+	$(BIN)/vlm-agent show --expert 7 --output .github/robot.png
 	$(BIN)/vlm-agent show --directions Panda --output .github/directions.png
 
 clean:  ## remove .venv and caches, never runs or checkpoints

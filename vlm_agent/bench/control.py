@@ -11,7 +11,7 @@ from tqdm import tqdm
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import PHYSICS_HZ, EnvConfig
 from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import Oracle
+from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.tasks import get_task
 
 
@@ -66,9 +66,9 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
 def _play(env: LanguageActionEnv, seed: int) -> tuple[int, bool, float]:
     """One episode of the expert: its length, whether it succeeded, seconds of physics."""
     env.reset(seed=seed)
-    oracle, began = Oracle(env), env.seconds["physics"]
+    expert, began = ScriptedExpert(env), env.seconds["physics"]
     length, ended = 0, False
     while not ended:
-        *_, terminated, truncated, _ = env.step(oracle.act())
+        *_, terminated, truncated, _ = env.step(expert.act())
         length, ended = length + 1, terminated or truncated
     return length, terminated, env.seconds["physics"] - began

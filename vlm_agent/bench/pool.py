@@ -16,6 +16,7 @@ from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.rollout.sources import FreshEpisodes
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
@@ -86,7 +87,7 @@ def _rollouts(config: EnvConfig, words: int) -> dict[str, Any]:
     speeds = {}
     for groups in (1, 2):
         with EnvPool(config, num_envs, cores) as pool:
-            collector = RolloutCollector(pool, seed=0, rank=0, groups=groups)
+            collector = RolloutCollector(pool, FreshEpisodes(0), seed=0, groups=groups)
             collector.collect_rollout(policy, WARM_UP)  # everything is warm from here on
             measured = _one_rollout(collector, policy, words)
         speeds[groups] = measured["words_per_s"]

@@ -25,9 +25,10 @@ from vlm_agent.bench.models import (
 )
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
+from vlm_agent.ppo.critic import ActorCritic
 from vlm_agent.ppo.update import PPOUpdate
-from vlm_agent.recipe.recipe import PPOConfig
-from vlm_agent.rollout.collector import RolloutBuffer
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.world.observations import Observations
 
 CONTENDERS = ("ours", "without_cache", "naive")
@@ -75,7 +76,7 @@ def measure(
         "peak_memory_ratio": memory["ours"] / memory["naive"],
         **{f"{name}_peak_memory_gib": value / 2**30 for name, value in memory.items()},
         "largest_ratio_error": max(run.ratio_error for name in runs for run in runs[name]),
-        "samples_per_s": PPOConfig().n_epochs * samples / seconds["ours"],
+        "samples_per_s": Recipe.load().ppo.n_epochs * samples / seconds["ours"],
         **runs["ours"][0].gpu,
     }
 
@@ -109,17 +110,17 @@ def run_alone(
     if name == "naive":
         policy.__class__ = NaivePolicy
         policy.vision_is_frozen = False  # as far as the update knows: pictures are what it gets
-    ppo = PPOConfig(batch_size=batch_size, num_envs=samples, rollout_steps=1)
+    recipe = Recipe.load(batch_size=batch_size, num_envs=samples, rollout_steps=1)
     accelerator = Accelerator(cpu=device == "cpu")
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-4)
-    wrapped, optimizer = accelerator.prepare(policy, optimizer)
-    improve = PPOUpdate(ppo, accelerator, wrapped, optimizer, reference=None)
+    wrapped, optimizer = accelerator.prepare(ActorCritic(policy), optimizer)
+    improve = PPOUpdate(recipe, accelerator, wrapped, optimizer)
     began = time.perf_counter()
-    error = improve(rollout, number=1)["first_ratio_error"]  # reading it waits for the device
+    error = improve(rollout, 1, 1e-4)["first_ratio_error"]  # reading it waits for the device
     seconds = time.perf_counter() - began
     if device == "cpu":
         return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, error, {})
-    gpu = gpu_figures(lambda: improve(rollout, number=2), seconds)
+    gpu = gpu_figures(lambda: improve(rollout, 2, 1e-4), seconds)
     return Run(seconds, torch.cuda.max_memory_allocated(), error, gpu)
 
 

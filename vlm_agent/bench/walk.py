@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import Oracle
+from vlm_agent.world.robosuite.expert import ScriptedExpert
 
 WRONG_WORDS = 0.15
 """The share of random words."""
@@ -22,10 +22,10 @@ def walk(env: LanguageActionEnv, words: int, seed: int = 0) -> Iterator[str]:
     for word in range(words):
         if ended:
             env.reset(seed=episode)
-            oracle, episode = Oracle(env), episode + 1
+            expert, episode = ScriptedExpert(env), episode + 1
         rng = derive_rng(seed, "bench", word)
         lost = env.scene.task.target is None or rng.random() < WRONG_WORDS
-        action = int(rng.integers(len(MOTIONS))) if lost else oracle.act()
+        action = int(rng.integers(len(MOTIONS))) if lost else expert.act()
         *_, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
         yield info["stage"]

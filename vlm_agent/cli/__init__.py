@@ -1,1 +1,1 @@
-"""The ``vlm-agent`` command: what each subcommand takes and does; heavy imports wait until it is run."""
+"""The ``vlm-agent`` command: what each subcommand takes and does."""

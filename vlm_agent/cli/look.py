@@ -22,19 +22,17 @@ def add_prompt(commands: Any) -> None:
 
 
 def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
-    from vlm_agent.recipe.recipe import load_recipe
+    from vlm_agent.recipe.command_line import load_recipe
 
     recipe = load_recipe(rest, prog="vlm-agent prompt")
 
-    import numpy as np
-
     from vlm_agent.policy.building import build_encoder
-    from vlm_agent.policy.inputs.encoder import START_FACTS
 
     encoder = build_encoder(recipe.model, recipe.template)
-    facts = (*START_FACTS[:-1], recipe.env.horizon)
-    frame = np.zeros((recipe.env.frame_size, recipe.env.frame_size, 3), np.uint8)
-    ids = encoder.row(facts, frame)["input_ids"][0].tolist()
+    start = {fact.name: fact.start for fact in recipe.template.facts}
+    facts = tuple((start | {"words_left": recipe.env.horizon}).values())
+    shape = (recipe.env.frame_size, recipe.env.frame_size, 3)
+    ids = encoder.row(recipe.template.render(facts), shape)["input_ids"][0].tolist()
     image_tokens = ids.count(encoder.processor.image_token_id)
     print(encoder.prompt(facts), end="\n\n")
     print(f"tokens: {len(ids)}, of which {image_tokens} are the picture's")
@@ -55,7 +53,7 @@ def add_show(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--episode", type=Path, metavar="FILE", help="an after.json of a run")
     what.add_argument(
-        "--oracle", type=natural, metavar="SEED", help="let the scripted expert play PickPlaceCan"
+        "--expert", type=natural, metavar="SEED", help="let the scripted expert play PickPlaceCan"
     )
     what.add_argument(
         "--directions",
@@ -71,7 +69,7 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.report.video import episode_strip, film_episode
     from vlm_agent.world.config import EnvConfig
     from vlm_agent.world.episode import load_episode, save_episode
-    from vlm_agent.world.robosuite.expert import play_oracle
+    from vlm_agent.world.robosuite.expert import play_expert
 
     path, output = arguments.episode, arguments.output
     endings = (".png",) if arguments.directions else (".mp4", ".png")
@@ -84,7 +82,7 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
         return 0
     if path is None:
         path = output.with_suffix(".json")
-        save_episode(path, *play_oracle(arguments.oracle))
+        save_episode(path, *play_expert(arguments.expert))
     if output.suffix == ".mp4":
         film_episode(path, output)
     else:

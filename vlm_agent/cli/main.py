@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 
 from vlm_agent import __version__
 from vlm_agent.cli.entry import run_command
+from vlm_agent.cli.learn import add_sft, add_train
 from vlm_agent.cli.look import add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
 from vlm_agent.cli.make import add_demos, add_merge, add_quick_study, add_results
 from vlm_agent.cli.measure import add_compare, add_eval
 
 EPILOG = """
-imitate:  accelerate launch --config_file accelerate_configs/cpu.yaml \\
-              -m vlm_agent.sft --config recipes/starter.yaml
-train:    accelerate launch --config_file accelerate_configs/cpu.yaml \\
-              -m vlm_agent.train --config recipes/quick.yaml
+train in one process:   vlm-agent train --config quick
+on several GPUs:        accelerate launch --config_file accelerate_configs/multi_gpu.yaml \\
+                            -m vlm_agent.train --config recipes/full.yaml
 """
 
 COMMANDS = (
+    add_train,
+    add_sft,
     add_demos,
     add_eval,
     add_compare,

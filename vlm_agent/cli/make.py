@@ -23,7 +23,7 @@ def add_demos(commands: Any) -> None:
 
 
 def _demos(_: argparse.Namespace, rest: list[str]) -> int:
-    from vlm_agent.recipe.recipe import load_recipe
+    from vlm_agent.recipe.command_line import load_recipe
 
     recipe = load_recipe(rest, prog="vlm-agent demos")
 

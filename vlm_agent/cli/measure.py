@@ -10,7 +10,7 @@ from typing import Any
 from vlm_agent.cli.options import boolean, check_writable, count, natural
 from vlm_agent.common.seeding import SPLITS
 
-POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, tiny, oracle, random"
+POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, tiny, expert, random"
 
 
 def add_eval(commands: Any) -> None:
@@ -76,23 +76,23 @@ def _measure(
     from tqdm import tqdm
     from transformers.utils.logging import disable_progress_bar
 
-    from vlm_agent.evaluation.agents import load_player, measure
-    from vlm_agent.recipe.recipe import override_env
+    from vlm_agent.evaluation.agents import load_agent, measure
+    from vlm_agent.recipe.command_line import override_env
 
     disable_progress_bar()  # of loading weights
-    player = load_player(name, ablate)  # type: ignore[arg-type]
-    player = dataclasses.replace(player, env=override_env(player.env, rest))
+    agent = load_agent(name, ablate)  # type: ignore[arg-type]
+    agent = dataclasses.replace(agent, env=override_env(agent.env, rest))
     episodes = arguments.num_eval_episodes
     with tqdm(total=episodes, desc=f"evaluating {name}", unit="episode") as bar:
         return measure(
-            player,
+            agent,
             episodes,
             arguments.seed,
             arguments.greedy,
             arguments.split,
             arguments.num_envs,
             bar.update,
-        )
+        ).to_dict()
 
 
 def add_compare(commands: Any) -> None:

@@ -14,6 +14,13 @@ class UserError(Exception):
     """
 
 
+class TrainingError(Exception):
+    """A run that cannot go on. The message says where it stopped and what to try.
+
+    Commands print it without a traceback and exit with code 1.
+    """
+
+
 def nearest(name: str, valid: Iterable[str], limit: int = 3) -> list[str]:
     """The valid names closest to ``name`` (case-insensitive), best first, possibly none."""
     by_lower = {v.lower(): v for v in valid}

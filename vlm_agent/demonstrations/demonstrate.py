@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
 
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.lifetime import end_with_parent
 from vlm_agent.common.seeding import derive_rng
+from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
+from vlm_agent.world.facts import Fact, facts_named
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import Oracle
+from vlm_agent.world.robosuite.expert import ScriptedExpert
 
 LONGEST_BURST = 4
 """How many random words in a row a disturbance may have."""
@@ -21,26 +31,20 @@ class Demonstration:
     """An episode of T words with the expert's word for each of its states.
 
     Attributes:
-        episode: Seed and the words that were said, the random ones among them.
+        episode: With the words that were said, the random ones among them.
         observations: What was seen before each word: frames (T, H, W, 3), facts (T, F).
         expert_actions: What the expert said there, int64 (T,).
-        episode_return: Undiscounted sum of the rewards.
-        success: Whether the task was solved.
-        stage: The highest stage, a lower-case name of :class:`vlm_agent.world.robosuite.scene.Stage`.
     """
 
     episode: Episode
     observations: Observations
     expert_actions: np.ndarray
-    episode_return: float
-    success: bool
-    stage: str
 
 
 def demonstrate(env: LanguageActionEnv, seed: int, noise: float = 0.0) -> Demonstration:
     """Play an episode with the expert, which random words lead astray now and then.
 
-    A pupil that only saw the expert's own states would not know how to come back to them; so the
+    A student that only saw the expert's own states would not know how to come back to them; so the
     label is always the expert's word, but with probability ``noise`` a burst of one to
     :data:`LONGEST_BURST` random words happens instead (as in DART, Laskey et al. 2017).
 
@@ -50,28 +54,75 @@ def demonstrate(env: LanguageActionEnv, seed: int, noise: float = 0.0) -> Demons
         noise: Probability that a word of the expert begins a burst.
     """
     observation, _ = env.reset(seed=seed)
-    oracle, rng = Oracle(env), derive_rng(seed, "noise")
-    seen, labels, said = [], [], []
-    burst, episode_return, ended = 0, 0.0, False
+    expert, rng = ScriptedExpert(env), derive_rng(seed, "noise")
+    facts = [fact.name for fact in env.facts]
+    seen, labels = [], []
+    episode, burst, ended = Episode(seed), 0, False
     while not ended:
-        label = oracle.act()
-        seen.append(Observations.from_env(observation))
+        label = expert.act()
+        seen.append(Observations.from_env(observation, facts))
         labels.append(label)
         if burst == 0 and rng.random() < noise:
             burst = int(rng.integers(1, LONGEST_BURST + 1))
+        said = label
         if burst > 0:
             burst -= 1
-            said.append(int(rng.integers(len(env.vocabulary))))
-        else:
-            said.append(label)
-        observation, reward, terminated, truncated, info = env.step(said[-1])
-        episode_return += reward
+            said = int(rng.integers(len(env.vocabulary)))
+        observation, reward, terminated, truncated, info = env.step(said)
+        episode = episode.after(said, reward, info)
         ended = terminated or truncated
-    return Demonstration(
-        Episode(seed, tuple(said)),
-        Observations.stack(seen),
-        np.array(labels),
-        episode_return,
-        terminated,
-        info["stage"],
-    )
+    return Demonstration(episode, Observations.stack(seen), np.array(labels))
+
+
+def play_in_parallel(
+    config: EnvConfig,
+    seeds: Sequence[int],
+    noise: float = 0.0,
+    workers: int = 0,
+    facts: Sequence[str] | None = None,
+) -> Iterator[Demonstration]:
+    """The expert's episodes of these seeds, in order.
+
+    Args:
+        config: The scene.
+        seeds: One per episode.
+        noise: As for :func:`demonstrate`.
+        workers: Processes; 0 for one per core.
+        facts: Names of what the observations tell; all by default.
+
+    Raises:
+        UserError: The task has no expert, or a process of it was killed.
+    """
+    if not seeds:
+        return
+    ScriptedExpert.check(config)
+    count = min(len(seeds), workers or len(os.sched_getaffinity(0)))
+    told = None if facts is None else facts_named(facts)
+    begin = (config, noise, told)
+    with ProcessPoolExecutor(count, mp.get_context("spawn"), _start, begin) as processes:
+        try:
+            yield from processes.map(_play, seeds)
+        except BrokenProcessPool:
+            raise UserError(
+                "a process of the scripted expert could not start, or was killed: see above, and "
+                "whether vlm-agent doctor finds that this machine can render"
+            ) from None
+        finally:
+            processes.shutdown(cancel_futures=True)
+
+
+_env: LanguageActionEnv
+_noise: float
+
+
+def _start(config: EnvConfig, noise: float, facts: Sequence[Fact] | None) -> None:
+    """Make a process's environment."""
+    global _env, _noise
+    end_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # as in a pool's workers
+    _env, _noise = LanguageActionEnv(config, facts=facts), noise
+
+
+def _play(seed: int) -> Demonstration:
+    return demonstrate(_env, seed, _noise)

@@ -8,6 +8,7 @@ from typing import Any
 from scipy import stats
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.evaluation.evaluate import Evaluation
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
@@ -27,15 +28,23 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     return only_first, only_second, p
 
 
-def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each result against the first.
+def compare(evaluations: Sequence[Evaluation | dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each evaluation against the first, on the same episodes.
 
     Args:
-        results: What :func:`vlm_agent.evaluation.evaluate.summarize` gave for each policy.
+        evaluations: Of each policy, or what :meth:`Evaluation.to_dict` gave and JSON kept.
+
+    Returns:
+        The rates of each, with its ``difference`` in success, how many episodes ``only_first`` and
+        ``only_this`` solved, and the ``p_value`` of :func:`mcnemar`.
 
     Raises:
         UserError: They are not about the same episodes.
     """
+    results = []
+    for number, one in enumerate(evaluations, 1):
+        values = one.to_dict() if isinstance(one, Evaluation) else one
+        results.append({"policy": f"policy {number}", **values})
     first, rows = results[0], []
     seeds = [episode["seed"] for episode in first["episodes"]]
     for result in results:

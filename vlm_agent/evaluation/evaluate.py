@@ -1,23 +1,23 @@
-"""Evaluation: episodes on fixed seeds, success with an interval, everything kept."""
+"""``evaluate``: episodes on fixed seeds, success with an interval, everything kept."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from scipy import stats
-from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import Split, derive_rng, episode_seed
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.rollout.collector import EpisodeRecord
+from vlm_agent.runs.distributed import rank_and_size
+from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
 from vlm_agent.world.robosuite.scene import Stage
@@ -26,12 +26,137 @@ Speaker = Callable[[Observations, np.ndarray | None], np.ndarray]
 """From B observations and uniform numbers (B,) (``None``: be greedy) to action indices (B,)."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of some episodes.
+
+    Attributes:
+        episodes: The finished episodes, in the order of their numbers.
+        words: The action words.
+        about: Facts about the evaluation, for who reads what it writes.
+    """
+
+    episodes: tuple[Episode, ...]
+    words: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def success_rate(self) -> float:
+        """The share of the episodes that were solved; NaN without any."""
+        return self._mean([episode.success for episode in self.episodes])
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson score interval of the success rate."""
+        return wilson_interval(sum(e.success for e in self.episodes), len(self.episodes))
+
+    @property
+    def mean_return(self) -> float:
+        """The mean undiscounted sum of rewards."""
+        return self._mean([episode.episode_return for episode in self.episodes])
+
+    @property
+    def mean_length(self) -> float:
+        """The mean number of words that the policy said."""
+        return self._mean([episode.length for episode in self.episodes])
+
+    @staticmethod
+    def _mean(values: Sequence[float]) -> float:
+        return float(np.mean(values)) if values else float("nan")
+
+    def rates(self) -> dict[str, Any]:
+        """Facts, rates and the interval, without the single episodes."""
+        rates = episode_rates(self.episodes)
+        mean_return, mean_length = rates.pop("episode_return"), rates.pop("episode_length")
+        low, high = self.interval
+        return {
+            **self.about,
+            "num_eval_episodes": len(self.episodes),
+            **rates,
+            "mean_return": mean_return,
+            "mean_length": mean_length,
+            "ci95_low": low,
+            "ci95_high": high,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """What an evaluation writes: the rates, and each episode's seed and words."""
+        episodes = [
+            {
+                "seed": episode.seed,
+                "success": episode.success,
+                "stage": episode.stage,
+                "return": episode.episode_return,
+                "length": episode.length,
+                "words": [self.words[action] for action in episode.actions],
+            }
+            for episode in self.episodes
+        ]
+        return {**self.rates(), "episodes": episodes}
+
+
+def evaluate(
+    policy: VLMPolicy,
+    pool: EnvPool,
+    num_episodes: int = 10,
+    *,
+    seed: int = 0,
+    split: Split = "validation",
+    greedy: bool = True,
+    on_episode: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Play episodes with a policy, shared among all processes that run together.
+
+    What was running in the pool is forgotten; a collector takes its episodes up again by itself.
+
+    Args:
+        policy: Who speaks.
+        pool: This process's environments.
+        num_episodes: How many episodes.
+        seed: Decides the episodes.
+        split: Whose episodes.
+        greedy: Take the most probable word instead of sampling.
+        on_episode: Called after each episode of this process, for progress bars.
+
+    Returns:
+        The episodes of all processes, in each of them.
+
+    Raises:
+        UserError: The environments do not tell the facts that the policy reads.
+    """
+    check_facts(policy, pool)
+    rank, size = rank_and_size()
+    was_training = policy.training
+    policy.eval()
+    mine = range(rank, num_episodes, size)
+    played = play(speaker(policy), pool, mine, seed, greedy, split, on_episode)
+    policy.train(was_training)
+    if size > 1:
+        played = dict(gather_object(list(played.items())))
+    episodes = tuple(played[number] for number in sorted(played))
+    about = {"split": split, "greedy": greedy, "seed": seed}
+    return Evaluation(episodes, policy.words, about)
+
+
+def check_facts(policy: VLMPolicy, pool: EnvPool) -> None:
+    """Refuse environments that tell other facts than the policy reads.
+
+    Raises:
+        UserError: With both lists.
+    """
+    if pool.facts != policy.facts:
+        raise UserError(
+            f"the policy reads the facts {', '.join(policy.facts)}, but the environments tell "
+            f"{', '.join(pool.facts)}: make the pool with facts=policy.facts"
+        )
+
+
 def speaker(policy: VLMPolicy) -> Speaker:
     """A policy as something that speaks."""
     return lambda observations, uniforms: act(policy, observations, uniforms).actions
 
 
-def evaluate(
+def play(
     speak: Speaker,
     pool: EnvPool,
     numbers: Iterable[int],
@@ -39,7 +164,7 @@ def evaluate(
     greedy: bool,
     split: Split = "validation",
     on_episode: Callable[[], object] = lambda: None,
-) -> dict[int, EpisodeRecord]:
+) -> dict[int, Episode]:
     """Play episodes.
 
     Episode ``n`` has the seed ``episode_seed(split, seed, n)`` and its own random numbers, so it
@@ -58,58 +183,33 @@ def evaluate(
         Number -> episode.
     """
     waiting = list(numbers)[::-1]
-    done: dict[int, EpisodeRecord] = {}
+    done: dict[int, Episode] = {}
     playing: dict[int, int] = {}  # environment -> number of its episode
     seen: dict[int, Observations] = {}  # environment -> its last observation
-    records: dict[int, EpisodeRecord] = {}
+    episodes: dict[int, Episode] = {}
     while waiting or playing:
         free = [slot for slot in range(pool.num_envs) if slot not in playing]
         begun = {slot: waiting.pop() for slot in free if waiting}
         if begun:
             playing |= begun
-            for slot, number in begun.items():
-                records[slot] = EpisodeRecord(episode_seed(split, seed, number))
-            fresh = pool.reset({slot: records[slot].episode for slot in begun})
-            seen |= {slot: fresh[i] for i, slot in enumerate(begun)}
+            fresh = {slot: Episode(episode_seed(split, seed, n)) for slot, n in begun.items()}
+            episodes |= fresh
+            first = pool.reset(fresh)
+            seen |= {slot: first[i] for i, slot in enumerate(begun)}
         slots = sorted(playing)
         uniforms = None
         if not greedy:
-            draws = [_draw(seed, playing[slot], len(records[slot].actions)) for slot in slots]
+            draws = [_draw(seed, playing[slot], len(episodes[slot].actions)) for slot in slots]
             uniforms = np.array(draws)
         actions = speak(Observations.stack([seen[slot] for slot in slots]), uniforms)
         led_to = pool.step({slot: int(actions[i]) for i, slot in enumerate(slots)})
         for i, slot in enumerate(slots):
-            records[slot].add(int(actions[i]), led_to.rewards[i], led_to.infos[i])
+            episodes[slot] = episodes[slot].after(actions[i], led_to.rewards[i], led_to.infos[i])
             seen[slot] = led_to.observations[i]
             if led_to.terminated[i] or led_to.truncated[i]:
-                done[playing.pop(slot)] = records[slot]
+                done[playing.pop(slot)] = episodes[slot]
                 on_episode()
     return done
-
-
-def evaluate_over_ranks(
-    accelerator: Accelerator,
-    policy: VLMPolicy,
-    pool: EnvPool,
-    num_episodes: int,
-    seed: int,
-    greedy: bool,
-) -> list[EpisodeRecord]:
-    """Play validation episodes, shared among all ranks; every rank gets all of them."""
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    with tqdm(
-        total=num_episodes,
-        desc="evaluating",
-        unit="episode",
-        leave=False,
-        disable=not accelerator.is_main_process,
-    ) as bar:
-        mine = range(rank, num_episodes, ranks)
-        played = evaluate(
-            speaker(policy), pool, mine, seed, greedy, on_episode=lambda: bar.update(ranks)
-        )
-    everyone = dict(gather_object(list(played.items())))
-    return [everyone[number] for number in sorted(everyone)]
 
 
 def _draw(seed: int, number: int, step: int) -> float:
@@ -124,54 +224,26 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def episode_rates(records: Sequence[EpisodeRecord]) -> dict[str, float | None]:
-    """Means over finished episodes, ``None`` without any: return, length, success, stages."""
+def episode_rates(episodes: Sequence[Episode]) -> dict[str, float | None]:
+    """Means over finished episodes, ``None`` without any: return, length, success, stages.
+
+    Of the episodes that end in the first updates of a run, short ones are more than their share,
+    and those are solved more often: what a policy can do is told by an evaluation.
+    """
 
     def mean(values: Iterable[float]) -> float | None:
-        return float(np.mean(list(values))) if records else None
+        return float(np.mean(list(values))) if episodes else None
+
+    def reached(stage: Stage) -> float | None:
+        return mean(Stage[episode.stage.upper()] >= stage for episode in episodes)
 
     return {
-        "episode_return": mean(r.episode_return for r in records),
-        "episode_length": mean(len(r.actions) for r in records),
-        "success_rate": mean(r.success for r in records),
-        "reached_rate": mean(r.has_reached(Stage.REACHED) for r in records),
-        "grasped_rate": mean(r.has_reached(Stage.GRASPED) for r in records),
-        "lifted_rate": mean(r.has_reached(Stage.LIFTED) for r in records),
-    }
-
-
-def summarize(
-    records: Sequence[EpisodeRecord], words: Sequence[str], **about: Any
-) -> dict[str, Any]:
-    """What an evaluation writes: rates, the interval, and each episode's seed and words.
-
-    Args:
-        records: The finished episodes, in order.
-        words: The eight action words.
-        about: Facts about the evaluation to put in front.
-    """
-    low, high = wilson_interval(sum(r.success for r in records), len(records))
-    rates = episode_rates(records)
-    mean_return, mean_length = rates.pop("episode_return"), rates.pop("episode_length")
-    return {
-        **about,
-        "num_eval_episodes": len(records),
-        **rates,
-        "mean_return": mean_return,
-        "mean_length": mean_length,
-        "ci95_low": low,
-        "ci95_high": high,
-        "episodes": [
-            {
-                "seed": r.seed,
-                "success": r.success,
-                "stage": r.stage,
-                "return": r.episode_return,
-                "length": len(r.actions),
-                "words": [words[a] for a in r.actions],
-            }
-            for r in records
-        ],
+        "episode_return": mean(episode.episode_return for episode in episodes),
+        "episode_length": mean(episode.length for episode in episodes),
+        "success_rate": mean(episode.success for episode in episodes),
+        "reached_rate": reached(Stage.REACHED),
+        "grasped_rate": reached(Stage.GRASPED),
+        "lifted_rate": reached(Stage.LIFTED),
     }
 
 

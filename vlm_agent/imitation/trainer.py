@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,25 @@ from torch import nn
 from tqdm import tqdm
 
 from vlm_agent.common.seeding import derive_rng
-from vlm_agent.demonstrations.dataset import Labelled, read_demonstrations
-from vlm_agent.evaluation.evaluate import episode_rates
-from vlm_agent.evaluation.evaluator import Evaluator
+from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
+from vlm_agent.evaluation.evaluate import Evaluation, check_facts, episode_rates
+from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import generalized_advantages
-from vlm_agent.ppo.critic import fit_value_head
+from vlm_agent.ppo.critic import ActorCritic, fit_critic
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.rollout.collector import RolloutBuffer, RolloutCollector
+from vlm_agent.rollout.buffer import RolloutBuffer
+from vlm_agent.rollout.collector import RolloutCollector
 from vlm_agent.rollout.samples import Samples
-from vlm_agent.runs.checkpoints import RunFolders, save_checkpoint
-from vlm_agent.runs.distributed import mean_over_ranks
-from vlm_agent.runs.launch import allow_unused_layers
-from vlm_agent.runs.tracking import MetricsLog
+from vlm_agent.rollout.sources import FreshEpisodes
+from vlm_agent.runs.begin import Run
+from vlm_agent.runs.callbacks import Callback
+from vlm_agent.runs.checkpoints import save_checkpoint
+from vlm_agent.runs.determinism import deterministic
+from vlm_agent.runs.distributed import mean_over_ranks, micro_batches
+from vlm_agent.runs.guard import check_finite
+from vlm_agent.runs.tracking import Recorder
+from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.pool.pool import EnvPool
 
 WARMUP = 0.05
@@ -36,55 +43,78 @@ WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 
 VALUE_EPOCHS = 20
-"""Passes of the value head over the pupil's returns; they cost next to nothing."""
+"""Passes of the value head over the student's returns; they cost next to nothing."""
 
 
-class ImitationTrainer:
+class ImitationTrainer(Trainer):
     """Cross-entropy on the expert's words, through the scores that PPO uses, then DAgger.
 
-    In a round of DAgger (Ross, Gordon & Bagnell 2011) the pupil speaks, so that it comes into the
+    In a round of DAgger (Ross, Gordon & Bagnell 2011) the student speaks, so that it comes into the
     states that its own mistakes lead to; the expert says what it would have done there; and the
-    pupil learns everything there is. At last the value head learns the pupil's returns.
+    student learns everything there is. At last the value head learns the student's returns.
 
     Args:
-        recipe: The run.
-        accelerator: Wraps the policy and talks to the other processes.
         policy: The policy to train.
-        pool: This process's environments, which tell the expert's words (``ExpertEnv``).
+        pool: This process's environments, which tell the expert's words:
+            ``recipe.make_pool(ExpertEnv)``.
+        recipe: The run.
+        callbacks: Told of what happens. ``timesteps`` counts the moments gone through, over all
+            epochs and processes; an update is an epoch.
+        accelerator: Wraps the policy and talks to the other processes; made by default.
+        run: Where it writes; made from the recipe by default.
+
+    Raises:
+        UserError: The launch, the pool or the run's name is not as the recipe needs it.
     """
 
     def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, policy: VLMPolicy, pool: EnvPool
+        self,
+        policy: VLMPolicy,
+        pool: EnvPool,
+        recipe: Recipe,
+        callbacks: Sequence[Callback] = (),
+        *,
+        accelerator: Accelerator | None = None,
+        run: Run | None = None,
     ) -> None:
-        self.recipe = recipe
+        super().__init__(policy, pool, recipe, run, accelerator)
+        check_facts(policy, pool)
         self.config = recipe.imitation
-        self.accelerator = accelerator
-        self.pool = pool
-        self.folders = RunFolders(recipe)
-        self.log = MetricsLog(self.folders.metrics, accelerator)
+        policy.to(self.accelerator.device)
+        self.actor_critic = ActorCritic(policy)
         optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
-        allow_unused_layers(accelerator, policy)
-        self.model, self.optimizer = accelerator.prepare(policy, optimizer)
-        self.policy: VLMPolicy = accelerator.unwrap_model(self.model)
+        self.prepare(policy, optimizer)
         self.collector = RolloutCollector(
-            pool, recipe.ppo.seed, accelerator.process_index, recipe.ppo.rollout_groups
+            pool,
+            FreshEpisodes(recipe.run.seed),
+            recipe.run.seed,
+            self.accelerator.process_index,
+            recipe.rollout.rollout_groups,
         )
-        self.words_learnt = 0  # moments gone through, over all epochs and ranks
-        self.evaluator = Evaluator(recipe, accelerator, pool, self.log)
+        self.listen(*callbacks, Recorder())
 
     def train(self) -> None:
-        """Demonstrations, rounds of DAgger, value head; evaluate after each."""
+        """Demonstrations, rounds of DAgger, value head; evaluate after each.
+
+        Raises:
+            UserError: The demonstrations are missing.
+            TrainingError: A gradient is not finite.
+        """
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         known = read_demonstrations(self.recipe)[rank::ranks]
-        self.fit(known, self.config.sft_epochs, self.config.sft_learning_rate, "demonstrations")
-        self.evaluate()
-        for number in range(1, self.config.dagger_rounds + 1):
-            known = Labelled.concatenate([known, self.collect(f"DAgger round {number}")])
-            name = f"DAgger round {number}"
-            self.fit(known, self.config.dagger_epochs, self.config.dagger_learning_rate, name)
-            self.evaluate()
-        self.warm_value_head()
-        self.save(self.folders.final)
+        self.run.begin()
+        with deterministic(self.accelerator.device):
+            self.callbacks("on_train_begin", self)
+            self.fit(known, self.config.sft_epochs, self.config.sft_learning_rate, "demonstrations")
+            self.conclude()
+            for number in range(1, self.config.dagger_rounds + 1):
+                name = f"DAgger round {number}"
+                known = Labelled.concatenate([known, self.collect(name)])
+                self.fit(known, self.config.dagger_epochs, self.config.dagger_learning_rate, name)
+                self.conclude()
+            self.warm_value_head()
+            self._save(self.folders.final)
+            self.callbacks("on_train_end", self)
 
     def fit(self, known: Labelled, epochs: int, peak: float, stage: str) -> None:
         """Go over all moments ``epochs`` times, with a learning rate that rises and falls.
@@ -102,40 +132,49 @@ class ImitationTrainer:
         with self._progress_bar(total, f"learning {stage}", "batch") as bar:
             for epoch in range(epochs):
                 steps = []
-                rng = derive_rng(self.recipe.ppo.seed, stage, self.accelerator.process_index, epoch)
+                rng = derive_rng(self.recipe.run.seed, stage, self.accelerator.process_index, epoch)
                 order = rng.permutation(len(known))[: batches * size].reshape(batches, size)
                 for index in order:
                     rate = peak * warmup_and_decay(done / total)
-                    steps.append(self._step(known[np.sort(index)], rate))
+                    steps.append(self._step(known, np.sort(index), rate, f"{stage}, epoch {epoch}"))
                     done += 1
                     bar.update()
                 means = mean_over_ranks(self.accelerator, steps)
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
-                self.words_learnt += batches * size * self.accelerator.num_processes
+                self.timesteps += batches * size * self.accelerator.num_processes
                 self._record({"stage": stage, "epoch": epoch + 1, **means})
 
-    def _step(self, batch: Labelled, learning_rate: float) -> dict[str, torch.Tensor]:
+    def _step(
+        self, known: Labelled, index: np.ndarray, learning_rate: float, where: str
+    ) -> dict[str, torch.Tensor]:
         """One optimiser step on one minibatch."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        output = self.model(**self.policy.encode(batch.observations))
-        labels = torch.from_numpy(batch.actions).to(output.logits.device)
-        loss = nn.functional.cross_entropy(output.logits, labels)
-        # The value head learns nothing yet, but DistributedDataParallel waits for its gradient.
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss + 0.0 * output.values.sum())
+        means = {"loss": torch.zeros((), device=self.policy.device)}
+        means["accuracy"] = means["loss"].clone()
+        size = self.recipe.ppo.micro_batch_size
+        for part, share in micro_batches(self.accelerator, self.model, index, size):
+            batch = known[part]
+            output = self.model(**self.policy.encode(batch.observations))
+            labels = torch.from_numpy(batch.actions).to(output.logits.device)
+            loss = nn.functional.cross_entropy(output.logits, labels)
+            # The value head learns nothing yet, but DistributedDataParallel waits for its gradient.
+            self.accelerator.backward((loss + 0.0 * output.values.sum()) * share)
+            means["loss"] += share * loss.detach()
+            means["accuracy"] += share * (output.logits.argmax(-1) == labels).float().mean()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+        check_finite(norm, self.accelerator, where)
         self.optimizer.step()
-        accuracy = (output.logits.argmax(-1) == labels).float().mean()
-        return {"loss": loss.detach(), "accuracy": accuracy, "grad_norm": norm.detach()}
+        return {**means, "grad_norm": norm.detach()}
 
     def collect(self, stage: str) -> Labelled:
-        """The pupil speaks, the expert labels."""
+        """The student speaks, the expert labels."""
         rollout = self._rollout(stage)
         return Labelled(rollout.observations.flatten(), rollout.expert_actions.reshape(-1))
 
     def _rollout(self, stage: str, at_least: int = 1) -> RolloutBuffer:
-        """``dagger_words`` words of the pupil, and ``at_least`` so many per environment."""
+        """``dagger_words`` words of the student, and ``at_least`` so many per environment."""
         words_per_step = self.pool.num_envs * self.accelerator.num_processes
         steps = max(at_least, round(self.config.dagger_words / words_per_step))
         self.policy.eval()
@@ -145,57 +184,64 @@ class ImitationTrainer:
             )
         agreement = (rollout.actions == rollout.expert_actions).mean()
         rates = episode_rates(gather_object(episodes))
-        self._record({"stage": f"{stage}: the pupil speaks", "agreement": agreement, **rates})
+        self._record({"stage": f"{stage}: the student speaks", "agreement": agreement, **rates})
         return rollout
 
     def warm_value_head(self) -> None:
-        """Teach the value head the returns of what the pupil does; nothing else changes."""
+        """Teach the value head the returns of what the student does; nothing else changes."""
         # Long enough for failures to end: with successes alone all moments would look good.
         rollout = self._rollout("value head", at_least=2 * self.recipe.env.horizon)
-        ppo, policy = self.recipe.ppo, self.policy
         _, returns_TN = generalized_advantages(
             rollout.rewards,
             rollout.values,
             rollout.next_values,
             rollout.terminated,
             rollout.truncated,
-            ppo.gamma,
+            self.recipe.ppo.gamma,
             gae_lambda=1.0,
         )
         # What comes after the rollout is unknown, and the head that would guess it is still new.
         ended_TN = rollout.terminated | rollout.truncated
         returns_TN[~np.logical_or.accumulate(ended_TN[::-1])[::-1]] = np.nan
-        explained = fit_value_head(
-            policy,
+        explained = fit_critic(
+            self.actor_critic,
             self.accelerator,
-            Samples(policy, rollout, self.accelerator.autocast),
+            Samples(self.actor_critic, rollout, self.accelerator.autocast),
             returns_TN,
-            ppo=ppo,
+            recipe=self.recipe,
             epochs=VALUE_EPOCHS,
-            learning_rate=ppo.value_learning_rate,
+            learning_rate=self.recipe.critic.value_learning_rate,
         )
         self._record({"stage": "value head", "explained_variance": explained})
 
-    def evaluate(self) -> None:
+    def conclude(self) -> None:
         """Play the validation episodes, and keep the policy as it is now."""
-        if self.recipe.ppo.num_eval_episodes > 0:
-            self.collector.step_aside()
-            rates = self.evaluator(self.policy, self.words_learnt)
-            interval = f"{rates['ci95_low']:.2f}-{rates['ci95_high']:.2f}"
-            message = f"success {rates['success_rate']:.3f} ({interval}) in validation"
+        if self.recipe.evaluation.num_eval_episodes > 0:
+            evaluation = self.evaluate()
+            low, high = evaluation.interval
             if self.accelerator.is_main_process:
-                tqdm.write(message)
-        self.save(self.folders.step(self.words_learnt))
+                rate = f"{evaluation.success_rate:.3f} ({low:.2f}-{high:.2f})"
+                tqdm.write(f"success {rate} in validation")
+        self.save()
 
-    def save(self, folder: Path) -> None:
-        """Write the policy with how good it was found to be."""
+    def evaluate(self) -> Evaluation:
+        """Play the recipe's validation episodes."""
+        return validate(self)
+
+    def save(self) -> Path:
+        """Write ``checkpoints/{run_name}_step{N}``, with how good the policy was found to be."""
+        return self._save(self.folders.step(self.timesteps))
+
+    def _save(self, folder: Path) -> Path:
         if self.accelerator.is_main_process:
-            save_checkpoint(folder, self.policy, {"evaluations": self.evaluator.history})
+            save_checkpoint(folder, self.policy, {"evaluations": self.evaluations})
         self.accelerator.wait_for_everyone()
+        self.callbacks("on_save", self, folder)
+        return folder
 
     def _record(self, metrics: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            self.log.write({"timesteps": self.words_learnt, **metrics})
+        self.metrics = {"timesteps": self.timesteps, **metrics}
+        self.callbacks("on_update_end", self, self.metrics)
 
     def _progress_bar(self, total: int, name: str, unit: str) -> tqdm:
         hidden = not self.accelerator.is_main_process

@@ -1,22 +1,26 @@
-"""One folder holds a policy: how it is written and read, here and on the hub."""
+"""One folder holds a policy: how it is written and read, here and from the hub."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import peft
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.settings import known_settings
+from vlm_agent.common.shipped import SHIPPED
+from vlm_agent.common.versions import KEY, VERSION, version_of
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.loading import (
     Backbone,
@@ -29,6 +33,14 @@ from vlm_agent.policy.backbone.processor import picture_processor_class
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.world.facts import FACTS, Fact
+
+if TYPE_CHECKING:
+    from vlm_agent.policy.policy import VLMPolicy
+
+logger = logging.getLogger(__name__)
+
+Policy = TypeVar("Policy", bound="VLMPolicy")
 
 POLICY_FILE = "policy.json"
 PROMPT_FILE = "prompt.jinja"
@@ -36,14 +48,14 @@ RECIPE_FILE = "recipe.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
 ACTION_HEAD_FILE = "action_head.safetensors"
 
-_MODEL_CARD = """---
+MODEL_CARD = """---
 {{ card_data }}
 ---
 
 A vision-language model that moves a robot arm with words, trained with vlm-agent.
 
 ```python
-from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent import VLMPolicy
 
 policy = VLMPolicy.from_pretrained("path/or/name").eval()
 print(policy.words)
@@ -51,147 +63,158 @@ print(policy.words)
 """
 
 
-class SavedPolicy(
-    ModelHubMixin,
-    library_name="vlm-agent",
-    pipeline_tag="robotics",
-    tags=["vision-language-action", "ppo"],
-    model_card_template=_MODEL_CARD,
-):
-    """What makes a policy an artefact: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``.
+def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> None:
+    """Write all that :func:`read_policy` needs, in safetensors, JSON and text.
 
-    Everything is safetensors, JSON and text. Reading it never unpickles and runs no code from it.
+    That is adapter or weights, heads, processor, prompt, words, facts, scoring and recipe.
+
+    Args:
+        policy: The policy.
+        folder: Where to.
+        is_public: Leave out where things lie on this machine.
     """
-
-    if TYPE_CHECKING:
-        backbone: Backbone
-        encoder: ObservationEncoder
-        config: ModelConfig
-        seed: int
-        recipe: dict[str, Any]
-
-        @property
-        def inner_model(self) -> PreTrainedModel: ...
-
-        def heads(self) -> dict[str, nn.Module]: ...
-
-        def __init__(self, *arguments: Any) -> None: ...
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write all that :meth:`from_pretrained` needs, in safetensors and JSON.
-
-        That is adapter or weights, heads, processor, prompt, words, scoring and recipe.
-        """
-        if isinstance(self.backbone, peft.PeftModel):
-            self.backbone.save_pretrained(save_directory, save_embedding_layers=False)
-            (save_directory / "README.md").unlink()  # PEFT's card; the policy has its own
-        else:
-            self.backbone.save_pretrained(save_directory)
-        self.encoder.processor.save_pretrained(save_directory)
-        for name, head in self.heads().items():
-            state = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
-            save_file(state, save_directory / name)
-        template = self.encoder.template
-        (save_directory / PROMPT_FILE).write_text(template.source)
-        about = {
-            "model_type": self.inner_model.config.model_type,
-            "model": asdict(self.config),
-            "seed": self.seed,
-            "task": template.task,
-            "robot": template.robot,
-            "words": list(template.words),
-        }
-        (save_directory / POLICY_FILE).write_text(json.dumps(about, indent=2) + "\n")
-        (save_directory / RECIPE_FILE).write_text(json.dumps(self.recipe, indent=2) + "\n")
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        template: PromptTemplate | None = None,
-    ) -> Self:
-        """Read what ``save_pretrained`` or ``push_to_hub`` wrote; the scores are the same.
-
-        Args:
-            pretrained_model_name_or_path: A folder, or a name on the hub.
-            revision: Branch, tag or commit on the hub.
-            force_download: Download again what is in the cache.
-            token: For private repositories.
-            cache_dir: Where downloads are kept.
-            local_files_only: Do not ask the hub.
-            template: A prompt in place of the policy's own, to train it further with.
-
-        Raises:
-            UserError: There is no such policy, or a broken one.
-        """
-        folder = policy_folder(
-            pretrained_model_name_or_path,
-            revision=revision,
-            force_download=force_download,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        try:
-            return cls._read(folder, template)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
-
-    @classmethod
-    def _read(cls, folder: Path, template: PromptTemplate | None) -> Self:
-        about = json.loads((folder / POLICY_FILE).read_text())
-        config, model_type = ModelConfig(**about["model"]), about["model_type"]
-        template = template or PromptTemplate(
-            (folder / PROMPT_FILE).read_text(), about["task"], about["robot"], tuple(about["words"])
-        )
-        processor: Any = picture_processor_class(model_type)
-        encoder = ObservationEncoder(
-            processor.from_pretrained(folder), template, FAMILIES[model_type]
-        )
-        backbone: Backbone
-        if config.use_peft:
-            base = load_base_model(config, encoder.processor, about["seed"])
-            backbone = load_adapter(base, folder, is_trainable=True)
-        else:
-            backbone = load_whole_model(
-                str(folder), dtype=getattr(torch, config.dtype), trust_remote_code=False
+    if isinstance(policy.backbone, peft.PeftModel):
+        policy.backbone.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink()  # PEFT's card; the policy has its own
+    else:
+        policy.backbone.save_pretrained(folder)
+    policy.encoder.processor.save_pretrained(folder)
+    for name, head in policy.heads().items():
+        write_module(head, folder / name)
+    template = policy.encoder.template
+    (folder / PROMPT_FILE).write_text(template.source)
+    about = {
+        KEY: VERSION,
+        "model_type": policy.inner_model.config.model_type,
+        "model": asdict(policy.config),
+        "seed": policy.seed,
+        "task": template.task,
+        "robot": template.robot,
+        "words": list(template.words),
+        "facts": [_fact_as_json(fact) for fact in template.facts],
+    }
+    (folder / POLICY_FILE).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / RECIPE_FILE).write_text(json.dumps(policy.recipe, indent=2) + "\n")
+    if is_public:
+        if policy.config.use_peft and _is_local(policy.config.model_name_or_path):
+            logger.warning(
+                "the adapter's base model is the folder %s, whose place is not published: whoever "
+                "loads the policy needs a model of that name",
+                policy.config.model_name_or_path,
             )
-        recipe = dict(json.loads((folder / RECIPE_FILE).read_text()))
-        policy = cls(backbone, encoder, config, about["seed"], recipe)
-        policy.read_heads(folder)
-        return policy
+        for path in folder.glob("*.json"):
+            path.write_text(json.dumps(_without_places(json.loads(path.read_text())), indent=2))
 
-    def read_heads(self, folder: Path) -> None:
-        """Take the heads of a saved policy."""
-        for name, head in self.heads().items():
+
+def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None = None) -> Policy:
+    """The policy of a folder; the scores are those of the one that was written.
+
+    Args:
+        cls: ``VLMPolicy``, or a class like it.
+        folder: The folder.
+        template: A prompt in place of the policy's own.
+
+    Raises:
+        UserError: The policy is broken, or was written by a later version.
+    """
+    try:
+        return _read(cls, folder, template)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
+
+
+def _read(cls: type[Policy], folder: Path, template: PromptTemplate | None) -> Policy:
+    about = json.loads((folder / POLICY_FILE).read_text())
+    version_of(about, f"the policy in {str(folder)!r}")
+    config = ModelConfig(**known_settings(ModelConfig, about["model"]))
+    model_type = about["model_type"]
+    template = template or _saved_template(folder, about)
+    processor: Any = picture_processor_class(model_type)
+    encoder = ObservationEncoder(processor.from_pretrained(folder), template, FAMILIES[model_type])
+    backbone: Backbone
+    if config.use_peft:
+        base = load_base_model(config, encoder.processor, about["seed"])
+        backbone = load_adapter(base, folder, is_trainable=True)
+    else:
+        backbone = load_whole_model(
+            str(folder), dtype=getattr(torch, config.dtype), trust_remote_code=False
+        )
+    recipe = dict(json.loads((folder / RECIPE_FILE).read_text()))
+    policy = cls(backbone, encoder, config, about["seed"], recipe)
+    read_heads(policy, folder)
+    return policy
+
+
+def _saved_template(folder: Path, about: dict[str, Any]) -> PromptTemplate:
+    return PromptTemplate(
+        (folder / PROMPT_FILE).read_text(),
+        about["task"],
+        about["robot"],
+        tuple(about["words"]),
+        tuple(_fact_from_json(values) for values in about["facts"])
+        if "facts" in about
+        else tuple(FACTS[name] for name in ("gripper", "last_action", "step", "words_left")),
+    )
+
+
+def read_heads(policy: VLMPolicy, folder: Path) -> None:
+    """Give a policy the heads of a saved one."""
+    for name, head in policy.heads().items():
+        if name != VALUE_HEAD_FILE or not holds_state_critic(folder):
             head.load_state_dict(load_file(folder / name))
 
 
-STARTER = Path(__file__).with_name("starter")
-"""The policy that comes with the package."""
+def holds_state_critic(folder: Path) -> bool:
+    """Whether a folder of format 1 has the state's critic where the value head belongs."""
+    about = json.loads((folder / POLICY_FILE).read_text())
+    return about["model"].get("value_input") == "state"
 
 
-def named_policy(name: str | Path) -> str | Path:
-    """The folder of the policy ``starter``; any other name as it is."""
-    return STARTER if name == STARTER.name else name
+def write_module(module: nn.Module, path: Path) -> None:
+    """Write a module's weights as safetensors."""
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    save_file(state, path)
+
+
+def _fact_as_json(fact: Fact) -> dict[str, Any]:
+    return {key: value for key, value in asdict(fact).items() if key != "read"}
+
+
+def _fact_from_json(values: dict[str, Any]) -> Fact:
+    """A saved fact; how environments read it is for this process to know."""
+    read = FACTS[values["name"]].read if values["name"] in FACTS else None
+    fact = Fact(**{**values, "values": tuple(values["values"])})
+    return dataclasses.replace(fact, read=read)
+
+
+def _without_places(value: Any) -> Any:
+    """JSON values in which a path is its last part alone."""
+    if isinstance(value, dict):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and _is_local(value) else value
+
+
+def _is_local(name: str) -> bool:
+    """Whether a text is the path of something on this machine."""
+    is_path = len(name) < 1000 and "\n" not in name and len(name) > 1
+    return is_path and (name.startswith(("/", "~/", "./", "../")) or Path(name).is_dir())
 
 
 def policy_folder(name: str | Path, **options: Any) -> Path:
     """The folder of a policy, downloaded if the name is one of the hub's.
 
     Args:
-        name: A folder, or a name on the hub.
+        name: A folder, a policy that ships, or a name on the hub.
         options: Of the download.
 
     Raises:
         UserError: There is no policy.
     """
+    shipped = SHIPPED / "policies" / str(name)
+    if str(name).isidentifier() and shipped.is_dir():
+        return shipped
     folder = Path(name).expanduser()
     if not folder.is_dir() and _may_be_on_the_hub(str(name)):
         folder = _download(str(name), **options)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vlm_agent.common.settings import STRICT, setting
+from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, setting
 
 TINY = "tiny"
 """The name of the embedded, randomly initialised Qwen2-VL."""
@@ -39,8 +39,8 @@ class ModelConfig:
     )
     use_peft: bool = setting(False, "train LoRA adapters on the language model, not all weights")
     lora_r: Annotated[int, Field(ge=1, le=1024)] = setting(16, "LoRA rank")
-    lora_alpha: Annotated[int, Field(ge=1)] = setting(32, "LoRA scale")
-    lora_dropout: Annotated[float, Field(ge=0, le=1)] = setting(
+    lora_alpha: Count = setting(32, "LoRA scale")
+    lora_dropout: Fraction = setting(
         0.0, "must be 0: with dropout the update would see another policy than the rollout"
     )
     lora_target_modules: list[str] = setting(
@@ -55,15 +55,8 @@ class ModelConfig:
     load_in_8bit: bool = setting(False, "LoRA on a backbone quantised to 8 bits (LLM.int8())")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = setting("nf4", "number format of the 4 bits")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
-    value_input: Literal["hidden", "state"] = setting(
-        "hidden",
-        "what the value head reads: the hidden state that the words are scored from; or, in "
-        "training alone, the scene's state, which no word depends on (asymmetric actor-critic)",
-    )
-    value_head_width: Annotated[int, Field(ge=1)] = setting(
-        256, "width of the value head's hidden layers"
-    )
-    value_head_depth: Annotated[int, Field(ge=0)] = setting(
+    value_head_width: Count = setting(256, "width of the value head's hidden layers")
+    value_head_depth: Natural = setting(
         1, "number of the value head's hidden layers; 0 for a linear one"
     )
     detach_value: bool = setting(False, "keep the value loss from reaching the backbone")

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
 from vlm_agent.world.observations import Observations
 
-PolicyModule = Callable[..., PolicyOutput]
-"""A ``VLMPolicy``, or the module that accelerate wrapped it in."""
+if TYPE_CHECKING:
+    from vlm_agent.policy.policy import PolicyOutput
+
+    PolicyModule = Callable[..., PolicyOutput]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy says to one observation.
+
+    Attributes:
+        word: The word.
+        action: Its index.
+        probabilities: Of all words.
+        value: The expected discounted return.
+    """
+
+    word: str
+    action: int
+    probabilities: dict[str, float]
+    value: float
 
 
 @dataclass(frozen=True)
@@ -36,13 +54,11 @@ class Decisions:
 
 
 @torch.no_grad()
-def act(
-    policy: VLMPolicy, observations: Observations, uniforms: np.ndarray | None = None
-) -> Decisions:
+def act(policy: Any, observations: Observations, uniforms: np.ndarray | None = None) -> Decisions:
     """Choose a word for each observation.
 
     Args:
-        policy: The policy.
+        policy: A ``VLMPolicy``, or what encodes and scores as one does.
         observations: B of them.
         uniforms: Uniform numbers (B,) in [0, 1), from which the words are drawn by inverting the
             distribution function, so that sampling needs no generator on the device. ``None``
@@ -60,12 +76,6 @@ def act(
     chosen = np.take_along_axis(log_probs_BA, actions[:, None], -1)[:, 0]
     values = output.values.cpu().numpy()
     return Decisions(actions, chosen, values, probs_BA, output.image_features)
-
-
-@torch.no_grad()
-def predict_values(policy: VLMPolicy, observations: Observations) -> np.ndarray:
-    """State values, float32 (B,)."""
-    return policy(**policy.encode(observations)).values.cpu().numpy()
 
 
 def evaluate_actions(

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import peft
 import torch
+from huggingface_hub import ModelHubMixin
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vlm_agent.policy.artifact import ACTION_HEAD_FILE, VALUE_HEAD_FILE, SavedPolicy
+from vlm_agent.policy.artifact import (
+    ACTION_HEAD_FILE,
+    MODEL_CARD,
+    VALUE_HEAD_FILE,
+    policy_folder,
+    read_heads,
+    read_policy,
+    write_policy,
+)
 from vlm_agent.policy.backbone.loading import Backbone
 from vlm_agent.policy.backbone.patches import project_patches
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.heads import ValueHead
+from vlm_agent.policy.decisions import Decision, act
+from vlm_agent.policy.heads import ValueHead, action_head
 from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows, sensible_words
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.scoring.scorer import WordScorer
-from vlm_agent.world.observations import STATE, Observations
+from vlm_agent.world.observations import Observations
 
 
 class PolicyOutput(NamedTuple):
@@ -37,12 +51,20 @@ class PolicyOutput(NamedTuple):
     image_features: torch.Tensor | None
 
 
-class VLMPolicy(nn.Module, SavedPolicy):
+class VLMPolicy(
+    nn.Module,
+    ModelHubMixin,
+    library_name="vlm-agent",
+    pipeline_tag="robotics",
+    tags=["vision-language-action", "ppo"],
+    model_card_template=MODEL_CARD,
+):
     """Backbone and heads as one module, so that one ``forward`` gives scores and values.
 
     The scores are next-token scores of the language head, restricted to the words; the value head
-    reads the hidden state at the prompt's end. This is the module that accelerate wraps, and
-    :meth:`forward` is the only way to scores: rollouts, updates and evaluation all take it.
+    reads the hidden state at the prompt's end. :meth:`forward` is the only way to scores: rollouts,
+    updates and evaluation all take it. ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``
+    make it an artefact of safetensors, JSON and text, which never unpickles and runs no code.
 
     Args:
         backbone: A model of a supported family, with or without LoRA adapters.
@@ -75,33 +97,21 @@ class VLMPolicy(nn.Module, SavedPolicy):
         self.scorer = WordScorer(encoder.words, "first_token" if by_head else config.scoring)
         self.phrases = WordScorer(encoder.words, "phrase_sum")
         hidden_size = self.inner_model.config.get_text_config().hidden_size
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.value_head = self._new_value_head(config)
-            self.action_head = nn.Linear(hidden_size, len(self.words)) if by_head else None
-        if self.action_head is not None:
-            nn.init.zeros_(self.action_head.weight)  # every word is as probable at the start
-            nn.init.zeros_(self.action_head.bias)
-            if not self.inner_model.config.tie_word_embeddings:
-                self._head().requires_grad_(False)  # without a gradient DDP would wait for it
+        self.value_head = ValueHead(
+            hidden_size, config.value_head_width, config.value_head_depth, seed
+        )
+        self.action_head = action_head(hidden_size, len(self.words)) if by_head else None
+        if by_head and not self.inner_model.config.tie_word_embeddings:
+            self._head().requires_grad_(False)  # without a gradient DDP would wait for it
+        self._is_public = False
         self.train_as(config)
 
     def train_as(self, config: ModelConfig) -> None:
         """Take from settings what a policy may be trained with, whatever it was made with.
 
-        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words``,
-        ``gradient_checkpointing``, and ``value_input``: with another one, the value head is new.
+        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words`` and
+        ``gradient_checkpointing``.
         """
-        if config.value_input != self.config.value_input:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                self.value_head = self._new_value_head(config).to(self.device)
-            self.config = dataclasses.replace(
-                self.config,
-                value_input=config.value_input,
-                value_head_width=config.value_head_width,
-                value_head_depth=config.value_head_depth,
-            )
         vision = self.family.vision_modules(self.inner_model.model)
         if not isinstance(self.backbone, peft.PeftModel):  # whose adapters alone are trained
             for module in vision:
@@ -188,32 +198,17 @@ class VLMPolicy(nn.Module, SavedPolicy):
             # As good as minus infinity, but 0 times it is 0 in the entropy.
             lowest = torch.finfo(logits_BA.dtype).min
             logits_BA = logits_BA.masked_fill(~inputs["word_mask"], lowest)
-        values_B = self._values(prompt_end_BD, inputs)
+        values_B = self.value_head(
+            prompt_end_BD.detach() if self.config.detach_value else prompt_end_BD
+        )
         return PolicyOutput(logits_BA, values_B, made if self.vision_is_frozen else None)
 
-    def _values(self, prompt_end_BD: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        if self.config.value_input == "hidden":
-            return self.value_head(
-                prompt_end_BD.detach() if self.config.detach_value else prompt_end_BD
-            )
-        if "critic_states" not in inputs:  # nobody knows it where the policy is only used
-            return torch.full_like(prompt_end_BD[:, 0], torch.nan, dtype=torch.float32)
-        return self.value_head(inputs["critic_states"])
-
     @torch.no_grad()
-    def value_inputs(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """What the value head reads: final hidden states at the prompt's end, or scenes, (B, D)."""
-        if self.config.value_input == "state":
-            return inputs["critic_states"]
+    def prompt_ends(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Final hidden states at the prompt's end, which the value head reads, (B, D)."""
         if "image_features" not in inputs:
             inputs = {**inputs, "image_features": self._image_features(inputs)}
         return self._hidden_states(inputs, self.scorer)[:, 0]
-
-    def _new_value_head(self, config: ModelConfig) -> ValueHead:
-        size = self.inner_model.config.get_text_config().hidden_size
-        if config.value_input == "state":
-            size = len(STATE)
-        return ValueHead(size, config.value_head_width, config.value_head_depth)
 
     @torch.no_grad()
     def image_features(self, frames_BHWC: np.ndarray) -> torch.Tensor:
@@ -264,18 +259,78 @@ class VLMPolicy(nn.Module, SavedPolicy):
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, L), ``position_ids`` (P, B, L); the family's
-            image inputs or ``image_features``; ``word_mask`` (B, A) if words are masked;
-            ``critic_states`` (B, S) if the value head reads those and they are known.
+            image inputs or ``image_features``; ``word_mask`` (B, A) if words are masked.
         """
         frames = observations.frames
         inputs = self.rows(observations.facts, frames.shape[1:])
         if self.config.mask_senseless_words:
-            inputs["word_mask"] = sensible_words(observations.facts)
+            gripper = self.encoder.template.fact_names.index("gripper")
+            inputs["word_mask"] = sensible_words(observations.facts[:, gripper])
         if image_features is not None:
             inputs["image_features"] = image_features
-        if self.config.value_input == "state" and observations.states is not None:
-            inputs["critic_states"] = torch.from_numpy(observations.states)
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         if image_features is None:
             inputs |= self.encoder.frames(frames, self.device)
         return inputs
+
+    def act(self, observation: Mapping[str, Any], uniform: float | None = None) -> Decision:
+        """The next word for one observation of an environment.
+
+        Args:
+            observation: The environment's dictionary.
+            uniform: A number in [0, 1) that decides which word is drawn; the most probable one is
+                said without it.
+        """
+        batch = Observations.stack([Observations.from_env(observation, self.facts)])
+        said = act(self, batch, None if uniform is None else np.array([uniform]))
+        probabilities = dict(zip(self.words, said.probs[0].tolist(), strict=True))
+        action = int(said.actions[0])
+        return Decision(self.words[action], action, probabilities, float(said.values[0]))
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The names of the facts that it reads, in the order of ``Observations.facts``."""
+        return self.encoder.template.fact_names
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_policy(self, save_directory, is_public=self._is_public)
+
+    def push_to_hub(self, *arguments: Any, **options: Any) -> str:
+        """Publish the policy, as ``ModelHubMixin`` does; no path of this machine goes with it."""
+        with self._published():
+            return super().push_to_hub(*arguments, **options)
+
+    @contextmanager
+    def _published(self) -> Iterator[None]:
+        self._is_public = True
+        try:
+            yield
+        finally:
+            self._is_public = False
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        template: PromptTemplate | None = None,
+        **options: Any,
+    ) -> Self:
+        """Read what ``save_pretrained`` or ``push_to_hub`` wrote; the scores are the same.
+
+        Args:
+            pretrained_model_name_or_path: A folder, a policy that ships (``starter``), or a name on
+                the hub.
+            template: A prompt in place of the policy's own, to train it further with.
+            options: Of the download: ``revision``, ``token``, ``cache_dir``, ``force_download``,
+                ``local_files_only``.
+
+        Raises:
+            UserError: There is no such policy, or a broken one.
+        """
+        folder = policy_folder(pretrained_model_name_or_path, **options)
+        return read_policy(cls, folder, template)
+
+    def read_heads(self, folder: Path) -> None:
+        """Take the heads of a saved policy."""
+        read_heads(self, folder)

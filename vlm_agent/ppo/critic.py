@@ -1,4 +1,4 @@
-"""The value head by itself: passes over what it reads, without the backbone."""
+"""Critics: what judges states while PPO learns, and passes in which it learns alone."""
 
 from __future__ import annotations
 
@@ -7,37 +7,127 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
-from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.policy.heads import ValueHead
+from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss
-from vlm_agent.recipe.recipe import PPOConfig
+from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.samples import Samples
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.pool import EnvPool
 
 
-def fit_value_head(
-    policy: VLMPolicy,
+class ActorCritic(nn.Module):
+    """A policy and the critic it is trained with, as the one module that accelerate wraps.
+
+    The critic is the policy's own value head, or one that reads the environments' privileged state
+    (an asymmetric actor-critic): no word depends on it, and who uses the policy does without.
+
+    Args:
+        policy: The policy.
+        state_critic: From privileged states (B, S) to values (B,); ``None`` for the value head.
+    """
+
+    def __init__(self, policy: VLMPolicy, state_critic: ValueHead | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.state_critic = state_critic
+        # A head that nothing is learnt with gets no gradient, for which DDP would wait.
+        policy.value_head.requires_grad_(state_critic is None)
+
+    @property
+    def critic(self) -> nn.Module:
+        """What learns to judge states."""
+        return self.policy.value_head if self.state_critic is None else self.state_critic
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.device
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the critic, and of the action head if there is one."""
+        heads = [self.critic, self.policy.action_head]
+        return [p for head in heads if head is not None for p in head.parameters()]
+
+    def encode(
+        self, observations: Observations, image_features: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """:meth:`VLMPolicy.encode`, and ``privileged_state`` (B, S) if the critic reads it.
+
+        Raises:
+            UserError: The critic reads it, and the environments do not tell it.
+        """
+        inputs = self.policy.encode(observations, image_features)
+        if self.state_critic is not None:
+            if observations.states is None:
+                raise UserError(
+                    "value_input: 'state', but the environments do not tell their state: make "
+                    "them with recipe.make_pool(), or EnvPool(..., privileged_state=True)"
+                )
+            inputs["privileged_state"] = torch.from_numpy(observations.states).to(self.device)
+        return inputs
+
+    def forward(self, **inputs: torch.Tensor) -> PolicyOutput:
+        """Scores of the policy, values of the critic."""
+        states_BS = inputs.pop("privileged_state", None)
+        output = self.policy(**inputs)
+        if self.state_critic is None:
+            return output
+        return output._replace(values=self.state_critic(states_BS))
+
+    @torch.no_grad()
+    def critic_inputs(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """What the critic reads: hidden states at the prompt's end, or privileged ones, (B, D)."""
+        if self.state_critic is not None:
+            return inputs["privileged_state"]
+        return self.policy.prompt_ends(**inputs)
+
+
+def make_actor_critic(policy: VLMPolicy, pool: EnvPool, recipe: Recipe) -> ActorCritic:
+    """A policy with the critic that the recipe asks for.
+
+    Raises:
+        UserError: The critic reads the environments' state, and they do not tell it.
+    """
+    if recipe.critic.value_input == "hidden":
+        return ActorCritic(policy)
+    size = pool.state_size
+    if size is None:
+        raise UserError(
+            "value_input: 'state', but the environments do not tell their state: make them with "
+            "recipe.make_pool(), or EnvPool(..., privileged_state=True)"
+        )
+    width, depth = recipe.model.value_head_width, recipe.model.value_head_depth
+    return ActorCritic(policy, ValueHead(size, width, depth, policy.seed).to(policy.device))
+
+
+def fit_critic(
+    actor_critic: ActorCritic,
     accelerator: Accelerator,
     samples: Samples,
     returns_TN: np.ndarray,
     *,
-    ppo: PPOConfig,
+    recipe: Recipe,
     epochs: int,
     learning_rate: float,
     purpose: Sequence[int | str] = ("value head",),
 ) -> float:
-    """Teach the value head the returns of a rollout; nothing else changes.
+    """Teach the critic the returns of a rollout; nothing else changes.
 
     What it reads is made once, so that a pass costs next to nothing.
 
     Args:
-        policy: Whose value head.
-        accelerator: Talks to the other processes; everyone learns from everyone's rollouts, so
-            that all end with the same head.
+        actor_critic: Whose critic.
+        accelerator: Talks to the other processes; everyone learns from everyone's rollouts, and
+            the main process's weights are everyone's in the end.
         samples: This rank's rollout.
         returns_TN: Its targets; NaN where there is none.
-        ppo: Has the size of minibatches and the run's seed.
+        recipe: Has the size of minibatches and the run's seed.
         epochs: Passes.
         learning_rate: Of AdamW.
         purpose: Decides with the seed the order of the samples.
@@ -45,24 +135,33 @@ def fit_value_head(
     Returns:
         The variance of all returns that it explains afterwards.
     """
-    order = np.array_split(np.arange(len(samples)), -(-len(samples) // ppo.batch_size))
+    order = np.array_split(np.arange(len(samples)), -(-len(samples) // recipe.ppo.batch_size))
     with accelerator.autocast():
-        inputs = torch.cat([policy.value_inputs(**samples.inputs(index)) for index in order])
-    inputs_BD = accelerator.gather(inputs)
+        parts = [actor_critic.critic_inputs(**samples.inputs(index)) for index in order]
+    inputs_BD = accelerator.gather(torch.cat(parts))
     returns_B = accelerator.gather(samples.tensor(returns_TN))
     inputs_BD, returns_B = inputs_BD[~returns_B.isnan()], returns_B[~returns_B.isnan()]
     if not len(returns_B):
         return 0.0
     num_batches = min(len(order), len(returns_B))
-    head = policy.value_head
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
+    critic = actor_critic.critic
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=learning_rate)
     for epoch in range(epochs):
-        rng = derive_rng(ppo.seed, *purpose, epoch)
+        rng = derive_rng(recipe.run.seed, *purpose, epoch)
         for index in np.array_split(rng.permutation(len(returns_B)), num_batches):
-            loss = value_loss(head(inputs_BD[index]), returns_B[index], returns_B[index], None)
+            loss = value_loss(critic(inputs_BD[index]), returns_B[index], returns_B[index], None)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    # All computed the same, but on GPUs of two kinds not to the last bit; ranks must not drift.
+    broadcast_weights(critic, accelerator)
     with torch.no_grad():
-        values = head(inputs_BD).cpu().numpy()
+        values = critic(inputs_BD).cpu().numpy()
     return explained_variance(values, returns_B.cpu().numpy())
+
+
+def broadcast_weights(module: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the main process's weights of a module."""
+    if accelerator.num_processes > 1:
+        for parameter in module.parameters():
+            torch.distributed.broadcast(parameter.data, src=0)

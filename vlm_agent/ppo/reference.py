@@ -2,39 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
+from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import evaluate_actions
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.runs.begin import start_policy
 
 
 class ReferencePolicy:
-    """The start policy: the trained one without its adapter, or a frozen copy.
+    """The policy as it was: copies of its trained weights, which take their place for a moment.
+
+    With LoRA that is a second adapter, not a second model; a frozen vision tower is shared.
 
     Args:
         policy: The policy being trained.
-        frozen: A policy with the weights of the start; ``None`` where switching the adapter off
-            gives those.
-        autocast: The context in which the trained policy runs.
+        weights: The start's, in the order of ``policy.backbone_parameters()``; by default what
+            they are now.
     """
 
-    def __init__(
-        self,
-        policy: VLMPolicy,
-        frozen: VLMPolicy | None,
-        autocast: Callable[[], AbstractContextManager],
-    ) -> None:
-        self.autocast = autocast
-        if frozen is not None:
-            frozen.requires_grad_(False).eval().to(policy.device)
-        self.policy = policy if frozen is None else frozen
-        self.adapter_off = policy.backbone.disable_adapter if frozen is None else nullcontext
+    def __init__(self, policy: VLMPolicy, weights: Sequence[torch.Tensor] | None = None) -> None:
+        self.policy = policy
+        self._trained = policy.backbone_parameters()
+        start = [p.detach() for p in self._trained] if weights is None else weights
+        self._start = [
+            w.to(p.device, p.dtype, copy=True) for w, p in zip(start, self._trained, strict=True)
+        ]
 
     @torch.no_grad()
     def log_probs(self, inputs: dict[str, torch.Tensor], actions_B: torch.Tensor) -> torch.Tensor:
         """Its log-probabilities of given words, (B,)."""
-        with self.adapter_off(), self.autocast():
+        with self._in_place():
             return evaluate_actions(self.policy, inputs, actions_B)[0]
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for number, parameter in enumerate(self._trained):
+            held = self._start[number].to(parameter.device)  # the policy may have moved
+            parameter.data, self._start[number] = held, parameter.data
+
+
+def make_reference(policy: VLMPolicy, recipe: Recipe, is_start: bool) -> ReferencePolicy | None:
+    """The reference of a run, if its recipe has ``kl_coef``: the policy that it started from.
+
+    Args:
+        policy: The policy being trained.
+        recipe: The run.
+        is_start: Whether the policy is what the run starts from; in a resumed run, the start is
+            made or read again.
+
+    Raises:
+        UserError: What the run started from is not to be had any more.
+    """
+    if not recipe.ppo.kl_coef:
+        return None
+    if is_start:
+        return ReferencePolicy(policy)
+    if not recipe.model.use_peft:
+        return ReferencePolicy(policy, start_policy(recipe).backbone_parameters())
+    if recipe.run.init_from is None:  # a fresh adapter adds nothing: its second factor is zero
+        trained = policy.backbone.named_parameters()
+        return ReferencePolicy(
+            policy,
+            [p * 0 if "lora_B" in name else p for name, p in trained if p.requires_grad],
+        )
+    return ReferencePolicy(policy, _adapter_weights(policy, recipe.run.init_from))
+
+
+def _adapter_weights(policy: VLMPolicy, init_from: str) -> list[torch.Tensor]:
+    """The weights of a saved adapter, in the order of the trained one's."""
+    name = "reference"
+    backbone = policy.backbone
+    trained = [key for key, p in backbone.named_parameters() if p.requires_grad]
+    backbone.load_adapter(str(policy_folder(init_from)), name, is_trainable=False)
+    found = dict(backbone.named_parameters())
+    weights = [found[key.replace(".default.", f".{name}.")].detach().clone() for key in trained]
+    backbone.delete_adapter(name)
+    backbone.set_adapter("default")
+    return weights

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.rollout.collector import RolloutBuffer
+from vlm_agent.rollout.buffer import RolloutBuffer
 
 
 class Samples:
     """The B = T x N samples of a rollout, step by step.
 
     Args:
-        policy: Encodes the observations.
+        actor: Encodes the observations: a policy, or one with a critic.
         rollout: The buffer.
         autocast: The context in which the policy ran when the features were made.
     """
 
     def __init__(
         self,
-        policy: VLMPolicy,
+        actor: Any,
         rollout: RolloutBuffer,
         autocast: Callable[[], AbstractContextManager],
     ) -> None:
-        self.policy = policy
+        self.actor = actor
+        self.policy: VLMPolicy = getattr(actor, "policy", actor)
         self.observations = rollout.observations.flatten()
         self.features = rollout.features
         self.actions = self.tensor(rollout.actions)
@@ -49,14 +51,14 @@ class Samples:
         """
         observations = self.observations[index]
         if not self.policy.vision_is_frozen:
-            return self.policy.encode(observations)
+            return self.actor.encode(observations)
         held, kept = self.features.get(index)
         if kept is not None and held.all():
-            return self.policy.encode(observations, kept)
+            return self.actor.encode(observations, kept)
         with self.autocast():
             made = self.policy.image_features(observations.frames[~held])
         features = made.new_empty((len(index), *made.shape[1:]))
         features[torch.from_numpy(~held)] = made
         if kept is not None:
             features[torch.from_numpy(held)] = kept.to(made)
-        return self.policy.encode(observations, features)
+        return self.actor.encode(observations, features)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-
-from vlm_agent.ppo.advantages import explained_variance
 
 
 def concatenate_ranks(array: np.ndarray) -> np.ndarray:
@@ -21,11 +21,6 @@ def normalize_over_ranks(array: np.ndarray) -> np.ndarray:
     """Shift and scale this rank's array: zero mean and unit variance over all ranks together."""
     everyone = concatenate_ranks(array)
     return (array - everyone.mean()) / (everyone.std() + 1e-8)
-
-
-def explained_variance_over_ranks(predicted: np.ndarray, target: np.ndarray) -> float:
-    """:func:`explained_variance` of the arrays of all ranks together."""
-    return explained_variance(concatenate_ranks(predicted), concatenate_ranks(target))
 
 
 def shares_over_ranks(indices: np.ndarray, count: int) -> list[float]:
@@ -46,3 +41,38 @@ def mean_over_ranks(
 def max_over_ranks(accelerator: Accelerator, value: torch.Tensor) -> float:
     """The largest of the ranks' scalars."""
     return float(accelerator.gather(value.reshape(1)).max())
+
+
+def parts_of(index: np.ndarray, size: int | None) -> list[np.ndarray]:
+    """A minibatch's samples in parts of at most ``size``; ``None`` for one part."""
+    return np.split(index, range(size, len(index), size)) if size else [index]
+
+
+def micro_batches(
+    accelerator: Accelerator, model: Any, index: np.ndarray, size: int | None
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Split a minibatch into parts that fit into memory, whose gradients add up to its own.
+
+    Run forward and backward passes inside of the loop: gradients of all parts but the last stay
+    in this process, and are averaged over all processes with the last part's.
+
+    Args:
+        accelerator: Averages gradients.
+        model: The wrapped module.
+        index: The minibatch's samples.
+        size: Samples of a part; ``None`` for one part.
+
+    Yields:
+        A part's samples, and their share of the minibatch, by which its mean loss is weighted.
+    """
+    parts = parts_of(index, size)
+    for number, part in enumerate(parts, 1):
+        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+            yield part, len(part) / len(index)
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Index and number of the processes that run together; (0, 1) for one alone."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()

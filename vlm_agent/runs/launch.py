@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,55 +13,59 @@ from accelerate.utils import DistributedDataParallelKwargs
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy
 
+SHARDING = {
+    "DEEPSPEED": "ACCELERATE_USE_DEEPSPEED",
+    "FSDP": "ACCELERATE_USE_FSDP",
+    "MEGATRON_LM": "ACCELERATE_USE_MEGATRON_LM",
+}
+"""Ways to share a model among processes, and the variables by which the launcher asks for them."""
 
-def start_accelerator(log_with: list[str], project_dir: str) -> Accelerator:
+
+def start_accelerator(log_with: list[Any], project_dir: str) -> Accelerator:
     """The ``Accelerator`` of this process; on the CPU where there is no GPU.
 
     Args:
-        log_with: Names of accelerate's trackers.
+        log_with: Names of accelerate's trackers, or trackers.
         project_dir: The folder TensorBoard writes to.
 
     Raises:
-        UserError: Several processes were asked for, but accelerate runs one.
+        UserError: As for :func:`check_accelerator`.
     """
     # Two processes on a CPU need cpu=True: without it accelerate lets each of them run alone.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), log_with=log_with or None, project_dir=project_dir
     )
-    check_launch(accelerator.num_processes, os.environ)
+    check_accelerator(accelerator)
     return accelerator
+
+
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Refuse what accelerate was asked for and this package would not do, or do otherwise.
+
+    Raises:
+        UserError: It shards the model, accumulates gradients by itself, or runs fewer processes
+            than the launcher was told to start.
+    """
+    check_launch(accelerator.num_processes, os.environ)
+    for plugin, variable in SHARDING.items():
+        kind = str(accelerator.distributed_type).rpartition(".")[2]
+        if kind == plugin or os.environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"the accelerate config asks for {plugin}, which is not supported yet: rollouts "
+                "and checkpoints need the whole model in each process; use "
+                "accelerate_configs/multi_gpu.yaml, with use_peft or load_in_4bit to save memory"
+            )
+    if (steps := accelerator.gradient_accumulation_steps) != 1:
+        raise UserError(
+            f"the accelerate config has gradient_accumulation_steps: {steps}; leave it out and set "
+            "micro_batch_size in the recipe: how many samples of a minibatch are in memory at once"
+        )
 
 
 def allow_unused_layers(accelerator: Accelerator, policy: VLMPolicy) -> None:
     """Tell DistributedDataParallel of layers that nothing goes through; else it waits for them."""
     if policy.family.skips_layers and not policy.vision_is_frozen:
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-
-
-def cores_per_process(environ: Mapping[str, str]) -> int:
-    """How many of this machine's cores each process of the run may use, at least one."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // int(environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def rendering_gpu(environ: Mapping[str, str], gpus: int) -> int | None:
-    """The index, as EGL counts, of the GPU that this process's environments draw on.
-
-    Each process of a run uses its own. EGL counts all GPUs of the machine, CUDA those that
-    ``CUDA_VISIBLE_DEVICES`` names; where it names them by other things than numbers, the choice is
-    EGL's.
-
-    Args:
-        environ: The environment that the launcher prepared.
-        gpus: How many GPUs CUDA sees; with none the choice is EGL's.
-    """
-    if gpus == 0:
-        return None
-    local = int(environ.get("LOCAL_RANK", "0")) % gpus
-    if not environ.get("CUDA_VISIBLE_DEVICES"):
-        return local
-    name = environ["CUDA_VISIBLE_DEVICES"].split(",")[local].strip()
-    return int(name) if name.isdecimal() else None
 
 
 def check_launch(num_processes: int, environ: Mapping[str, str]) -> None:

@@ -90,7 +90,7 @@ class QuickStudy:
 
     def _evaluation(self, policy: str, seed: int, path: Path, *needs: str) -> Stage:
         """The validation episodes that a run of this seed would play itself."""
-        command = ["vlm_agent.cli.main", "eval", "--policy", policy, "--split", "validation"]
+        command = ["vlm_agent.cli", "eval", "--policy", policy, "--split", "validation"]
         command += ["--num_eval_episodes", str(EPISODES), "--num_envs", "16"]
         command += ["--seed", str(seed), "--greedy", "true", "--json", str(path)]
         return Stage(f"evaluation: {path.stem}", tuple(command), path, needs)

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vlm_agent.runs.checkpoints import PARTIAL
+from vlm_agent.runs.folders import PARTIAL
 from vlm_agent.studies.stages import Stage
 from vlm_agent.world.config import EnvConfig
 
@@ -103,7 +103,7 @@ class Study:
         starter, warm = self._final("starter"), self._final("warm_start")
         best = self._best("best_0")
         yield Row("random words", "random", mode="sampled")
-        yield Row("scripted expert", "oracle")
+        yield Row("scripted expert", "expert")
         yield Row("untrained model", "tiny")
         for mode in ("greedy", "sampled"):
             yield Row(STARTER, starter, mode=mode, train_seed=0)
@@ -128,7 +128,7 @@ class Study:
         makers = dict(self._policies())
         for row in self.rows():
             path = self.folder / "evaluations" / row.file
-            command = ["vlm_agent.cli.main", "eval", "--policy", row.policy, "--split", "test"]
+            command = ["vlm_agent.cli", "eval", "--policy", row.policy, "--split", "test"]
             command += ["--num_eval_episodes", str(row.episodes), "--num_envs", "16"]
             command += ["--greedy", str(row.mode == "greedy").lower(), *row.change]
             # Training may have had a shorter horizon; random words have no scene of their own.
@@ -156,7 +156,7 @@ class Study:
     def _demos(self, recipe: str) -> Stage:
         folder = self._demonstrations(recipe)
         command = (
-            "vlm_agent.cli.main",
+            "vlm_agent.cli",
             "demos",
             *self._config(recipe),
             "--demonstrations",

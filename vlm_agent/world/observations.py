@@ -1,35 +1,14 @@
-"""What travels from the robot to the policy: frames and scene facts, as plain arrays."""
+"""What travels from the world to the policy: frames and facts, as plain arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-STATE: tuple[str, ...] = (
-    "object_x",
-    "object_y",
-    "object_z",
-    "abs_object_x",
-    "abs_object_y",
-    "object_distance_xy",
-    "object_distance",
-    "goal_x",
-    "goal_y",
-    "goal_z",
-    "object_height",
-    "gripper_height",
-    "finger_gap",
-    "gripper_closed",
-    "grasped",
-    "staged_reward",
-)
-"""What a critic that may read the scene's state is told, see ``RobotScene.critic_state``."""
-
-FACTS: tuple[str, ...] = ("gripper_closed", "last_action", "step", "words_left")
-"""The scene facts a prompt may use, in the order of the last axis of ``Observations.facts``."""
+from vlm_agent.world.facts import FACTS
 
 
 @dataclass(frozen=True)
@@ -38,8 +17,8 @@ class Observations:
 
     Attributes:
         frames: uint8 (..., H, W, 3), upright.
-        facts: int32 (..., len(FACTS)).
-        states: float32 (..., len(STATE)), for a critic alone; ``None`` where they are not known.
+        facts: int32 (..., F), in the order of the environments' facts.
+        states: float32 (..., S), privileged, for a critic alone; ``None`` where nobody asked.
     """
 
     frames: np.ndarray
@@ -87,7 +66,15 @@ class Observations:
         )
 
     @staticmethod
-    def from_env(observation: dict[str, Any]) -> Observations:
-        """One observation of ``LanguageActionEnv``, without a leading axis."""
-        facts = np.array([observation[name] for name in FACTS], dtype=np.int32)
-        return Observations(observation["image"], facts)
+    def from_env(
+        observation: Mapping[str, Any], facts: Sequence[str] | None = None
+    ) -> Observations:
+        """One observation of an environment, without a leading axis.
+
+        Args:
+            observation: Its dictionary.
+            facts: Names of the facts to take, in their order; all that there are by default.
+        """
+        names = FACTS if facts is None else facts
+        values = np.array([observation[name] for name in names], dtype=np.int32)
+        return Observations(observation["image"], values)

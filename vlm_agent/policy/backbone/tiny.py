@@ -67,6 +67,9 @@ def build_tiny_tokenizer() -> Qwen2TokenizerFast:
         vocab_size=1024, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator([*_CORPUS.splitlines(), *(4 * _ANSWERS)], trainer)
+    # How the class cuts text, and does again when it reads a saved tokenizer: digits one by one.
+    its_own = Qwen2TokenizerFast().backend_tokenizer
+    bpe.normalizer, bpe.pre_tokenizer = its_own.normalizer, its_own.pre_tokenizer
     bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     return Qwen2TokenizerFast(
         tokenizer_object=bpe,

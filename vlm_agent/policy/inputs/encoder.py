@@ -15,10 +15,6 @@ from vlm_agent.policy.inputs.frames import FrameProcessor
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.scoring.words import Words
 from vlm_agent.world.actions import MOTIONS
-from vlm_agent.world.observations import FACTS
-
-START_FACTS = (0, len(MOTIONS), 0, 1)
-"""Scene facts of an episode's beginning: any facts do where only the prompt's end matters."""
 
 _ANSWER = "ANSWER"
 """A word that the chat template is asked to put where the model's answer goes."""
@@ -53,18 +49,19 @@ class ObservationEncoder:
         for token in {*tokenizer.all_special_tokens, *added, processor.image_token}:
             if any(token in text for text in texts):
                 raise UserError(f"prompt or words contain the special token {token!r}")
-        prompt = self.prompt(START_FACTS)
+        prompt = self.prompt(template.start_facts)
         self.words = Words.in_context(tokenizer, prompt, template.words, self._separator(prompt))
         self._check_end(prompt)
 
     def prompt(self, facts: Sequence[int]) -> str:
         """The whole text the model reads, up to where its answer begins."""
-        return self._chat(facts, [], add_generation_prompt=True)
+        return self._chat(self.template.render(facts), [], add_generation_prompt=True)
 
     def _chat(
-        self, facts: Sequence[int], answer: list[dict[str, Any]], add_generation_prompt: bool
+        self, text: tuple[str, str], answer: list[dict[str, Any]], add_generation_prompt: bool
     ) -> str:
-        before, after = self.template.render(facts)
+        """A prompt's text before and after the picture in the model's chat template."""
+        before, after = text
         content = [
             {"type": "text", "text": before},
             {"type": "image"},
@@ -80,27 +77,31 @@ class ObservationEncoder:
     def _separator(self, prompt: str) -> str:
         """What the chat template puts between the prompt and an answer; in some it is a space."""
         turn = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
-        whole = self._chat(START_FACTS, [turn], add_generation_prompt=False)
+        text = self.template.render(self.template.start_facts)
+        whole = self._chat(text, [turn], add_generation_prompt=False)
         between = whole[len(prompt) :].partition(_ANSWER)[0]
         return between if whole.startswith(prompt) and between.isspace() else ""
 
     def _check_end(self, prompt: str) -> None:
         """Refuse a tokenizer that puts something between the prompt and the answer."""
         end = self.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"][-1]
-        ids = self.row(START_FACTS, np.zeros((112, 112, 3), np.uint8))["input_ids"][0].tolist()
+        text = self.template.render(self.template.start_facts)
+        ids = self.row(text, (112, 112, 3))["input_ids"][0].tolist()
         if ids[-1] != end:
             token = self.processor.tokenizer.convert_ids_to_tokens(ids[-1])
             raise UserError(f"the model's tokenizer puts {token!r} between prompt and answer")
 
-    def row(self, facts: Sequence[int], frame: np.ndarray) -> dict[str, torch.Tensor]:
+    def row(self, text: tuple[str, str], shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """Tokens of one prompt with the picture's place marked, (1, L), without padding.
 
         Args:
-            facts: Scene facts.
-            frame: A frame; only its size matters.
+            text: The prompt before and after the picture, as the template renders it.
+            shape: Of the frame, (H, W, 3).
         """
+        frame = np.zeros(shape, np.uint8)
         images: list[Any] = [[frame]] if self.family.nested_images else [frame]
-        prompt, start = self.prompt(facts), self.processor.tokenizer.bos_token
+        prompt = self._chat(text, [], add_generation_prompt=True)
+        start = self.processor.tokenizer.bos_token
         return dict(
             self.processor(
                 text=[prompt],
@@ -125,13 +126,13 @@ class PromptRows:
         self.encoder = encoder
         self.model = model
         self.pad_token = encoder.processor.tokenizer.pad_token_id or 0
-        # One entry for each prompt an episode can show; a longer horizon only costs time.
+        # What the prompt says decides, not which facts it was made of: a template that does not
+        # tell the time has few prompts, however long episodes are.
+        self._text = functools.lru_cache(maxsize=100_000)(encoder.template.render)
         self._row = functools.lru_cache(maxsize=20_000)(self._make)
 
-    def _make(
-        self, facts: tuple[int, ...], shape: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        row = self.encoder.row(facts, np.zeros(shape, np.uint8))
+    def _make(self, text: tuple[str, str], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        row = self.encoder.row(text, shape)
         positions_PL = self.encoder.family.positions(self.model, row)
         return row["input_ids"][0].numpy(), positions_PL.numpy()
 
@@ -146,7 +147,7 @@ class PromptRows:
             ``input_ids``, ``attention_mask`` (B, L) and ``position_ids`` (P, B, L), P as in
             :meth:`Family.positions`.
         """
-        rows = [self._row(tuple(facts), shape) for facts in facts_BF.tolist()]
+        rows = [self._row(self._text(tuple(facts)), shape) for facts in facts_BF.tolist()]
         batch, length = len(rows), max(len(ids) for ids, _ in rows)
         ids_BL = np.full((batch, length), self.pad_token, np.int64)
         mask_BL = np.zeros((batch, length), np.int64)
@@ -162,9 +163,13 @@ class PromptRows:
         }
 
 
-def sensible_words(facts_BF: np.ndarray) -> torch.Tensor:
-    """Which words make sense, bool (B, A): an open gripper cannot open, a closed one not close."""
-    closed_B1 = facts_BF[:, [FACTS.index("gripper_closed")]].astype(bool)
+def sensible_words(closed_B: np.ndarray) -> torch.Tensor:
+    """Which words make sense, bool (B, A): an open gripper cannot open, a closed one not close.
+
+    Args:
+        closed_B: Whether each gripper is closed.
+    """
+    closed_B1 = closed_B.astype(bool)[:, None]
     opens_A = np.array([motion.gripper == "open" for motion in MOTIONS])
     closes_A = np.array([motion.gripper == "close" for motion in MOTIONS])
     return torch.from_numpy(~((closed_B1 & closes_A) | (~closed_B1 & opens_A)))

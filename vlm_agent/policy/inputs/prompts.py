@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,18 @@ import jinja2.sandbox
 
 from vlm_agent.common.errors import UserError, read_text, unknown_name
 from vlm_agent.world.actions import DEFAULT_WORDS
-from vlm_agent.world.observations import FACTS
+from vlm_agent.world.facts import FACTS, Fact
 
 VARIABLES: dict[str, str] = {
     "image": "marks the place of the picture; exactly once",
     "task": "the task in a sentence",
     "robot": "the robot's name",
-    "actions": "the eight words, joined by commas; also a list to loop over",
-    "gripper": "'open' or 'closed'",
-    "last_action": "the word said before this one, or 'none'",
-    "step": "how many words have been said in this episode",
-    "words_left": "how many words may still be said",
+    "actions": "the words, joined by commas; also a list to loop over",
 }
-"""The variables of a template and what they stand for."""
+"""The variables of every template and what they stand for; the facts' names come besides."""
+
+MOST_KINDS = 2000
+"""How many combinations of the facts' values a template is tried with."""
 
 _PICTURE = "\x00"
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
@@ -50,6 +50,7 @@ class PromptTemplate:
         task: The value of ``{{ task }}``.
         robot: The value of ``{{ robot }}``.
         words: The values of ``{{ actions }}`` and, by index, of ``{{ last_action }}``.
+        facts: What observations tell, in their order; each is a variable of its name.
 
     Raises:
         UserError: The template, or a value for it, cannot be used; every reason is named.
@@ -59,6 +60,7 @@ class PromptTemplate:
     task: str
     robot: str = "Panda"
     words: tuple[str, ...] = DEFAULT_WORDS
+    facts: tuple[Fact, ...] = field(default_factory=lambda: tuple(FACTS.values()))
 
     def __post_init__(self) -> None:
         problems = self._problems()
@@ -69,36 +71,46 @@ class PromptTemplate:
         """The text before and the text after the picture.
 
         Args:
-            facts: Scene facts in the order of :data:`vlm_agent.world.observations.FACTS`.
+            facts: Their values, in the order of :attr:`facts`.
         """
         before, after = self._render(facts).split(_PICTURE)
         return before, after
 
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """What observations have to tell, in this order."""
+        return tuple(fact.name for fact in self.facts)
+
+    @property
+    def start_facts(self) -> tuple[int, ...]:
+        """Facts of an episode's beginning: any do where only the prompt's end matters."""
+        return tuple(fact.start for fact in self.facts)
+
     def _render(self, facts: Sequence[int]) -> str:
-        fact = dict(zip(FACTS, (int(f) for f in facts), strict=True))
-        said = fact["last_action"]
+        told = {fact: int(value) for fact, value in zip(self.facts, facts, strict=True)}
         values: dict[str, Any] = {
             "image": _PICTURE,
             "task": self.task,
             "robot": self.robot,
             "actions": _WordList(self.words),
-            "gripper": "closed" if fact["gripper_closed"] else "open",
-            "last_action": self.words[said] if said < len(self.words) else "none",
-            "step": fact["step"],
-            "words_left": fact["words_left"],
+            **{fact.name: fact.show(value) for fact, value in told.items()},
         }
+        if "last_action" in values:
+            values["last_action"] = (*self.words, "none")[values["last_action"]]
         try:
             return _compile(self.source).render(values).strip()
         except Exception as error:  # whatever a template's own code may raise
-            raise UserError(f"the template cannot be rendered: {error} ({fact})") from None
+            shown = ", ".join(f"{fact.name}: {value}" for fact, value in told.items())
+            raise UserError(f"the template cannot be rendered: {error} ({shown})") from None
 
     def _problems(self) -> list[str]:
         try:
             tree = _environment().parse(self.source)
         except jinja2.TemplateSyntaxError as error:
             return [f"line {error.lineno}: {error.message}"]
-        unknown = jinja2.meta.find_undeclared_variables(tree) - set(VARIABLES)
-        problems = [unknown_name("variable", name, VARIABLES) for name in sorted(unknown)]
+        known = {*VARIABLES, *self.fact_names}
+        unknown = jinja2.meta.find_undeclared_variables(tree) - known
+        problems = [unknown_name("variable", name, known) for name in sorted(unknown)]
         if (places := _image_places(tree)) != [True]:
             found = f"found {len(places)} of them" if len(places) != 1 else "it stands in one"
             problems.append(
@@ -115,12 +127,16 @@ class PromptTemplate:
 
     def _rendering_problems(self) -> list[str]:
         """Render with every kind of facts, and with the steps of a usual episode."""
-        none, usual = len(self.words), 120
-        kinds = [(grip, said, 0, usual) for grip in (0, 1) for said in range(none + 1)]
-        steps = [(0, none, step, usual - step) for step in range(usual + 1)]
+        usual = 120
+        start = {fact.name: [fact.start] for fact in self.facts} | {"words_left": [usual]}
+        named = {fact.name: range(len(fact.values)) for fact in self.facts if fact.values}
+        kinds = [{**start, **named, "last_action": range(len(self.words) + 1)}]
+        kinds += [{**start, "step": [n], "words_left": [usual - n]} for n in range(usual + 1)]
         try:
-            for facts in kinds + steps:
-                self._render(facts)
+            for kind in kinds:
+                values = itertools.product(*(kind[name] for name in self.fact_names))
+                for facts in itertools.islice(values, MOST_KINDS):
+                    self._render(facts)
         except UserError as error:
             return [str(error)]
         return []

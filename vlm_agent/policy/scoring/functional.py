@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 VOCABULARY_CHUNK = 16_384
@@ -24,7 +25,9 @@ def restricted_scores(
         tokens_E: The tokens, int64.
     """
     with torch.autocast(hidden_BSD.device.type, enabled=False):
-        rows_ED = head_VD[tokens_E].float()
+        # Not `head_VD[tokens_E]`: several threads add up the gradient of indexing in the order in
+        # which they come, and that of an embedding always in the same.
+        rows_ED = nn.functional.embedding(tokens_E, head_VD).float()
         return torch.einsum("bed,ed->be", hidden_BSD[:, states_E].float(), rows_ED)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import ActionVocabulary
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
+from vlm_agent.world.facts import FACTS, facts_named
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.handle import END_SECONDS, WorkerError, WorkerHandle
 from vlm_agent.world.pool.worker import Frames, MakeEnv, Report, Request, Step, WorkerSettings
@@ -67,15 +68,21 @@ class EnvPool:
         gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
         timeout: Seconds without an answer after which a worker counts as hung.
         max_restarts: How often each worker is restarted before the pool gives up.
-        make_env: Makes an environment from ``config`` and ``gamma``; the workers import it.
+        make_env: Makes an environment from ``config``, ``gamma`` and ``facts``; the workers import
+            it.
+        facts: Names of the facts that observations tell; all by default.
+        privileged_state: Whether observations have ``states``, for a critic that reads them.
 
     Attributes:
+        requests: How many resets and steps have been asked for, by anyone: who keeps episodes
+            running in the pool sees by it whether somebody else has used it.
+        state_size: S, how many numbers the privileged state has; ``None`` where nobody asked.
         seconds: Time spent so far: on ``physics`` and ``rendering``, summed over the workers, and
             ``waiting`` for them.
         restarts: How often each worker has been restarted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each with a default that suits a notebook)
         self,
         config: EnvConfig,
         num_envs: int,
@@ -85,8 +92,16 @@ class EnvPool:
         timeout: float = 60.0,
         max_restarts: int = 3,
         make_env: MakeEnv = LanguageActionEnv,
+        facts: Sequence[str] | None = None,
+        privileged_state: bool = False,
     ) -> None:
+        self.config = config
         self.num_envs = num_envs
+        self.facts = tuple(FACTS if facts is None else facts)
+        self.tells_state = privileged_state
+        names = getattr(make_env, "privileged_names", ())
+        self.state_size = len(names) if privileged_state else None
+        self.requests = 0
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
         self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
         self.restarts = [0] * self.num_workers
@@ -97,11 +112,14 @@ class EnvPool:
         self._episodes: dict[int, Episode] = {}
         self._digests: dict[int, bytes] = {}
         frames = Frames.allocate(num_envs, config.frame_size)
+        told = facts_named(self.facts)
         self._pictures = frames.array()
         self._workers = []
         for first in range(self.num_workers):
             slots = tuple(range(first, num_envs, self.num_workers))
-            settings = WorkerSettings(slots, config, gamma, frames, gpu, make_env)
+            settings = WorkerSettings(
+                slots, config, gamma, frames, gpu, make_env, told, privileged_state
+            )
             self._workers.append(WorkerHandle(settings, timeout))
 
     def wait_until_ready(self) -> None:
@@ -127,6 +145,7 @@ class EnvPool:
         """
         if self._begun:
             raise RuntimeError("a step is under way: finish it before a reset")
+        self.requests += 1
         self._ask(episodes)
         reports = self._receive(episodes)
         return self._observations(list(episodes), [reports[slot] for slot in episodes])
@@ -156,6 +175,7 @@ class EnvPool:
         if not actions.keys().isdisjoint(slot for begun in self._begun for slot in begun):
             raise RuntimeError("a step is under way in one of these environments: finish it first")
         following = following or {}
+        self.requests += 1
         self._begun.append(list(actions))
         self._ask({slot: Step(action, following.get(slot)) for slot, action in actions.items()})
 
@@ -173,7 +193,8 @@ class EnvPool:
             facts, states = zip(*begun.values(), strict=True)
             pictures = self._pictures[1, [slots[i] for i in begun]]
             following = observations.copy()
-            following.put(list(begun), Observations(pictures, np.stack(facts), np.stack(states)))
+            fresh = Observations(pictures, np.stack(facts), self._states(states))
+            following.put(list(begun), fresh)
         return StepBatch(
             observations,
             following,
@@ -185,8 +206,12 @@ class EnvPool:
 
     def _observations(self, slots: list[int], reports: list[Report]) -> Observations:
         facts = np.stack([report.facts for report in reports])
-        states = np.stack([report.state for report in reports])
+        states = self._states([report.state for report in reports])
         return Observations(self._pictures[0, slots], facts, states)
+
+    def _states(self, states: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """The states (N, S) that workers told, if they were asked to."""
+        return np.stack(states) if self.tells_state else None  # type: ignore[arg-type]
 
     def _ask(self, requests: Mapping[int, Any]) -> None:
         """Send each worker its share."""

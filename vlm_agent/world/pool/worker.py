@@ -21,6 +21,7 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.lifetime import end_with_parent
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
+from vlm_agent.world.facts import Fact
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.render.gl import select_gpu
 from vlm_agent.world.robosuite.env import LanguageActionEnv, Observation
@@ -47,7 +48,7 @@ class Frames:
         return np.frombuffer(self.memory, np.uint8).reshape(self.shape)
 
 
-MakeEnv = Callable[[EnvConfig, float], LanguageActionEnv]
+MakeEnv = Callable[..., LanguageActionEnv]
 """``LanguageActionEnv``, or another importable name that makes one."""
 
 
@@ -61,7 +62,9 @@ class WorkerSettings:
         gamma: Discount for the progress reward.
         frames: Where the pictures go.
         gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
-        make_env: Makes one of them, from ``config`` and ``gamma``.
+        make_env: Makes one of them, from ``config``, ``gamma`` and ``facts``.
+        facts: What their observations tell.
+        tells_state: Whether reports have the privileged state.
     """
 
     slots: tuple[int, ...]
@@ -70,6 +73,8 @@ class WorkerSettings:
     frames: Frames
     gpu: int | None
     make_env: MakeEnv
+    facts: tuple[Fact, ...]
+    tells_state: bool
 
 
 @dataclass(frozen=True)
@@ -86,17 +91,17 @@ class Report:
 
     Attributes:
         facts: int32 (F,), after the word or the reset.
-        state: float32 (S,), what a critic may know then.
+        state: float32 (S,), what a critic may know then; ``None`` where nobody asked.
         digest: Of the present state, see :meth:`LanguageActionEnv.digest`.
         outcome: Reward, terminated, truncated and info of a word; ``None`` after a reset.
         fresh: Facts and state of the episode that was begun after the word, if one was.
     """
 
     facts: np.ndarray
-    state: np.ndarray
+    state: np.ndarray | None
     digest: bytes
     outcome: tuple[float, bool, bool, dict[str, Any]] | None = None
-    fresh: tuple[np.ndarray, np.ndarray] | None = None
+    fresh: tuple[np.ndarray, np.ndarray | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def run_worker(
         while True:
             request: Request = pipe.recv()
             try:
-                answer = _answer(envs, request, pictures)
+                answer = _answer(envs, request, pictures, settings.tells_state)
             except BaseException as error:
                 pipe.send(_as_message(error))
                 return
@@ -152,7 +157,10 @@ def make_envs(settings: WorkerSettings) -> dict[int, LanguageActionEnv]:
     """The environments by their index in the pool. They share what they remember of episodes."""
     if settings.gpu is not None:
         select_gpu(settings.gpu)
-    envs = {slot: settings.make_env(settings.config, settings.gamma) for slot in settings.slots}
+    envs = {
+        slot: settings.make_env(settings.config, gamma=settings.gamma, facts=settings.facts)
+        for slot in settings.slots
+    }
     first = next(iter(envs.values()))
     for env in envs.values():
         env.moments = first.moments
@@ -165,39 +173,45 @@ def _as_message(error: BaseException) -> UserError | str:
 
 
 def _answer(
-    envs: Mapping[int, LanguageActionEnv], request: Request, pictures: np.ndarray
+    envs: Mapping[int, LanguageActionEnv],
+    request: Request,
+    pictures: np.ndarray,
+    tells_state: bool,
 ) -> Answer:
     """Do what is asked in each environment; ``pictures`` are the pool's (2, N, H, W, 3)."""
     before = _seconds(envs)
-    reports = {slot: _do(envs[slot], what, pictures[:, slot]) for slot, what in request.items()}
+    reports = {
+        slot: _do(envs[slot], what, pictures[:, slot], tells_state)
+        for slot, what in request.items()
+    }
     after = _seconds(envs)
     return Answer(reports, {key: after[key] - before[key] for key in after})
 
 
-def _do(env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray) -> Report:
+def _do(
+    env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray, tells_state: bool
+) -> Report:
     """Take up an episode; or say a word, and begin another episode if the word ended this one."""
+
+    def state() -> np.ndarray | None:
+        return env.privileged_state() if tells_state else None
+
     if isinstance(what, Episode):
-        observation, info = _begin(env, what)
-        return Report(_put(observation, pictures[0]), info["critic_state"], env.digest())
+        observation, _ = env.reset(seed=what.seed, options=what.replay_options)
+        return Report(_put(env, observation, pictures[0]), state(), env.digest())
     observation, reward, terminated, truncated, info = env.step(what.action)
-    facts = _put(observation, pictures[0])
+    facts, told = _put(env, observation, pictures[0]), state()
     fresh = None
     if what.following is not None and (terminated or truncated):
-        observation, begun = _begin(env, what.following)
-        fresh = _put(observation, pictures[1]), begun["critic_state"]
-    outcome = (reward, terminated, truncated, info)
-    return Report(facts, info["critic_state"], env.digest(), outcome, fresh)
+        following = what.following
+        observation, _ = env.reset(seed=following.seed, options=following.replay_options)
+        fresh = _put(env, observation, pictures[1]), state()
+    return Report(facts, told, env.digest(), (reward, terminated, truncated, info), fresh)
 
 
-def _begin(env: LanguageActionEnv, episode: Episode) -> tuple[Observation, dict[str, Any]]:
-    """Begin an episode, or take it up where it stands."""
-    options = {"actions": episode.actions, "horizon": episode.horizon}
-    return env.reset(seed=episode.seed, options=options)
-
-
-def _put(observation: Observation, picture: np.ndarray) -> np.ndarray:
+def _put(env: LanguageActionEnv, observation: Observation, picture: np.ndarray) -> np.ndarray:
     """Write the frame into shared memory; the facts go through the pipe."""
-    single = Observations.from_env(observation)
+    single = Observations.from_env(observation, [fact.name for fact in env.facts])
     picture[:] = single.frames
     return single.facts
 

@@ -21,10 +21,10 @@ class SceneCamera:
     """Renders one named camera of a robosuite simulation into square uint8 frames.
 
     The frames of mode ``exact`` are robosuite's own, bit for bit: only what cannot change a pixel
-    is left out (:mod:`vlm_agent.world.render.visibility`). The OpenGL context belongs to the process that
-    makes the camera, and its buffer is as large as the picture: a larger one costs time and
-    changes no pixel. Geoms may move and change their alpha; sizes, colours of the camera's mount,
-    reflectances and lights have to stay as they are when the camera is made.
+    is left out (:mod:`vlm_agent.world.render.visibility`). The OpenGL context belongs to the
+    process that makes the camera, and its buffer is as large as the picture: a larger one costs
+    time and changes no pixel. Geoms may move and change their alpha; sizes, colours of the
+    camera's mount, reflectances and lights have to stay as they are when the camera is made.
 
     Args:
         sim: robosuite's ``env.sim``.

@@ -5,18 +5,28 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.settings import check_names
 from vlm_agent.world.actions import MOTIONS, ActionVocabulary
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.facts import FACTS, Fact
 from vlm_agent.world.pool.snapshots import Snapshots
 from vlm_agent.world.render.camera import EyeInHandCamera
 from vlm_agent.world.robosuite.appearance import change_appearance
-from vlm_agent.world.robosuite.scene import RobotScene, SceneSnapshot, Stage
+from vlm_agent.world.robosuite.scene import (
+    PRIVILEGED_STATE,
+    RobotScene,
+    SceneSnapshot,
+    Stage,
+)
 
 NO_WORD = len(MOTIONS)
 """The value of ``last_action`` before the first word."""
@@ -36,9 +46,9 @@ class Moment:
 class LanguageActionEnv(gym.Env[Observation, np.int64]):
     """A robot arm that is moved by the eight words of :data:`vlm_agent.world.actions.MOTIONS`.
 
-    Observation (a dict): ``image``, the upright eye-in-hand frame, uint8 (H, W, 3); and the scene
-    facts a prompt may use: ``gripper_closed`` (0 or 1), ``last_action`` (an action index, or
-    :data:`NO_WORD`), ``step`` (words said) and ``words_left``.
+    Observation (a dict): ``image``, the upright eye-in-hand frame, uint8 (H, W, 3); and the facts a
+    prompt may tell, integers: ``gripper`` (0: open, 1: closed), ``last_action`` (an action index,
+    or :data:`NO_WORD`), ``step`` (words said) and ``words_left``, and what was registered besides.
 
     Action: ``Discrete(8)``, in the order of ``vocabulary.words``. ``terminated`` on success,
     ``truncated`` after ``horizon`` words. ``info`` has ``is_success``, ``stage`` (the highest
@@ -55,42 +65,62 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             ``gymnasium.make("vlm_agent/Lift-v0", horizon=60)``.
         gamma: Discount of the progress reward; the learner's own.
         render_mode: ``None`` or ``rgb_array`` (``render`` returns the eye-in-hand frame).
+        facts: What observations tell; by default all of :data:`vlm_agent.world.facts.FACTS`.
 
     Attributes:
         seconds: Time spent so far on ``physics`` (with control and rewards) and ``rendering``.
         moments: Of the episodes that were taken up: they need not be replayed again. Environments
             with the same config may share them.
+        words_said: In this episode.
+        words_left: Until its time is up.
+        last_action: The last word's index, or :data:`NO_WORD`.
+
+    Raises:
+        UserError: There is no such setting, task or robot.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's name)
+    privileged_names: ClassVar[tuple[str, ...]] = PRIVILEGED_STATE
+    """What the numbers of :meth:`privileged_state` are."""
 
     def __init__(
         self,
         config: EnvConfig | None = None,
         gamma: float = 0.99,
         render_mode: str | None = None,
+        facts: Sequence[Fact] | None = None,
         **overrides: Any,
     ) -> None:
+        check_names(EnvConfig, overrides)
         self.config = dataclasses.replace(config or EnvConfig(), **overrides)
         self.gamma = gamma
         self.render_mode = render_mode
+        self.facts = tuple(FACTS.values() if facts is None else facts)
         self.vocabulary = ActionVocabulary()
         self.seconds = {"physics": 0.0, "rendering": 0.0}
         self.moments: Snapshots[Moment] = Snapshots()
         self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
         change_appearance(self.scene, self.config)
         self._camera = EyeInHandCamera(self.scene, self.config.frame_size, self.config.camera)
-        size, horizon = self.config.frame_size, self.config.horizon
+        self._is_over = True
         self.action_space = spaces.Discrete(len(MOTIONS))
+        size = self.config.frame_size
         self.observation_space = spaces.Dict(
             {
                 "image": spaces.Box(0, 255, (size, size, 3), np.uint8),
-                "gripper_closed": spaces.Discrete(2),
-                "last_action": spaces.Discrete(NO_WORD + 1),
-                "step": spaces.Discrete(horizon + 1),
-                "words_left": spaces.Discrete(horizon + 1),
+                **{fact.name: self._space(fact) for fact in self.facts},
             }
         )
+
+    def _space(self, fact: Fact) -> spaces.Discrete:
+        """The values a fact can have; a plain number is taken to count words."""
+        if fact.name == "last_action":
+            return spaces.Discrete(NO_WORD + 1)
+        return spaces.Discrete(len(fact.values) or self.config.horizon + 1)
+
+    @property
+    def words_left(self) -> int:
+        return max(0, self._horizon - self.words_said)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -102,27 +132,48 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             options: ``{"actions": [...]}`` goes to where these words lead, without rendering, so
                 that an episode can be taken up where it stood; ``{"horizon": n}`` has the time be
                 up after n words, if that is before ``config.horizon``.
+
+        Raises:
+            UserError: ``horizon`` is no number of words, or there is no such word.
         """
+        options = options or {}
+        horizon = self._checked_horizon(options.get("horizon"))
+        actions = [self.vocabulary.checked(action) for action in options.get("actions", ())]
         super().reset(seed=seed)
         began = time.perf_counter()
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self.scene.reset(self.episode_seed)
-        options = options or {}
-        self._horizon = min(self.config.horizon, options.get("horizon") or self.config.horizon)
-        self._step = 0
-        self._last_action = NO_WORD
+        self._horizon = horizon
+        self.words_said = 0
+        self.last_action = NO_WORD
         self._stage = Stage.NONE
         self._potential = self.scene.staged_reward()
-        self._take_up([self.vocabulary.checked(action) for action in options.get("actions", ())])
+        self._take_up(actions)
+        self._is_over = self.words_left == 0
         self.seconds["physics"] += time.perf_counter() - began
         return self._observe(), self._info(self.scene.is_success())
 
+    def _checked_horizon(self, wanted: Any) -> int:
+        if wanted is None:
+            return self.config.horizon
+        if not isinstance(wanted, int | np.integer) or wanted < 1:
+            raise UserError(f"horizon: {wanted!r}: expected a whole number of words from 1 up")
+        return min(self.config.horizon, int(wanted))
+
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Say one word. Raises ``UserError`` if there is no word with that index."""
+        """Say one word.
+
+        Raises:
+            UserError: There is no word with that index.
+            gymnasium.error.ResetNeeded: The episode is over, or was never begun.
+        """
+        if self._is_over:
+            raise ResetNeeded("the episode is over: reset() begins another one")
         began = time.perf_counter()
         reward, success = self._say(action)
         self.seconds["physics"] += time.perf_counter() - began
-        truncated = self._step >= self._horizon and not success
+        truncated = self.words_left == 0 and not success
+        self._is_over = success or truncated
         return self._observe(), reward, success, truncated, self._info(success)
 
     def _take_up(self, actions: list[int]) -> None:
@@ -130,20 +181,20 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         said, moment = self.moments.latest(self.episode_seed, actions)
         if moment is not None:
             self.scene.restore(moment.scene)
-            self._step, self._last_action = said, actions[said - 1]
+            self.words_said, self.last_action = said, actions[said - 1]
             self._stage, self._potential = moment.stage, moment.potential
-        while self._step < len(actions):
-            self._say(actions[self._step])
+        while self.words_said < len(actions):
+            self._say(actions[self.words_said])
             if self.scene.can_be_restored:
                 moment = Moment(self.scene.snapshot(), self._stage, self._potential)
-                self.moments.keep(self.episode_seed, actions[: self._step], moment)
+                self.moments.keep(self.episode_seed, actions[: self.words_said], moment)
 
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
         """Move by one word; the reward, and whether the task is done."""
         motion = self.vocabulary.motion(action)
         self.scene.move(motion, self.config.step_size, self.config.control_steps)
-        self._step += 1
-        self._last_action = int(action)
+        self.words_said += 1
+        self.last_action = int(action)
         success = self.scene.is_success()
         self._stage = max(self._stage, self.scene.stage(success))
         return self._reward(success), success
@@ -161,22 +212,20 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         began = time.perf_counter()
         self._frame = self._camera.frame()
         self.seconds["rendering"] += time.perf_counter() - began
-        return {
-            "image": self._frame,
-            "gripper_closed": np.int64(self.scene.gripper_closed),
-            "last_action": np.int64(self._last_action),
-            "step": np.int64(self._step),
-            "words_left": np.int64(self._horizon - self._step),
-        }
+        told = {fact.name: np.int64(fact.read(self)) for fact in self.facts if fact.read}
+        return {"image": self._frame, **told}
 
     def _info(self, is_success: bool) -> dict[str, Any]:
         return {
             "is_success": is_success,
             "stage": self._stage.name.lower(),
             "staged_reward": self._potential,
-            "critic_state": self.scene.critic_state(self._potential),
             "seed": self.episode_seed,
         }
+
+    def privileged_state(self) -> np.ndarray:
+        """What a critic may know of the scene, float32 (S,), as ``privileged_names`` say."""
+        return self.scene.privileged_state(self._potential)
 
     def digest(self) -> bytes:
         """A hash of the present state and its picture, to tell whether a replay is one."""

@@ -1,4 +1,4 @@
-"""``Oracle``: a scripted expert that speaks the eight words from privileged state."""
+"""``ScriptedExpert``: says the next useful word, from the simulator's state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UP = MOTIONS.index(Motion((0, 0, 1)))
 DOWN = MOTIONS.index(Motion((0, 0, -1)))
 
 
-class Oracle:
+class ScriptedExpert:
     """Says the next useful word for every task that has an object to handle.
 
     Each word follows from the present state alone, whoever said the words before: a dropped
@@ -146,28 +146,28 @@ class ExpertEnv(LanguageActionEnv):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._oracle = Oracle(self)
+        self._expert = ScriptedExpert(self)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Say one word."""
-        expert_action = self._oracle.act()
+        expert_action = self._expert.act()
         *results, info = super().step(action)
         return *results, info | {"expert_action": expert_action}  # type: ignore[return-value]
 
 
-def play_oracle(
+def play_expert(
     seed: int, config: EnvConfig | None = None
 ) -> tuple[Episode, EnvConfig, tuple[str, ...]]:
-    """Let the oracle play one episode: the episode, its scene and the words it chose from."""
+    """Let the expert play one episode: the episode, its scene and the words it chose from."""
     config = config or EnvConfig()
     env = LanguageActionEnv(config)
     env.reset(seed=seed)
-    oracle = Oracle(env)
-    actions = []
+    expert, episode = ScriptedExpert(env), Episode(seed)
     ended = False
     while not ended:
-        actions.append(oracle.act())
-        _, _, terminated, truncated, _ = env.step(actions[-1])
+        action = expert.act()
+        _, reward, terminated, truncated, info = env.step(action)
+        episode = episode.after(action, reward, info)
         ended = terminated or truncated
     env.close()
-    return Episode(seed, tuple(actions)), config, DEFAULT_WORDS
+    return episode, config, DEFAULT_WORDS

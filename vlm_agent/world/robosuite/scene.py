@@ -11,10 +11,29 @@ import numpy as np
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import Motion
 from vlm_agent.world.config import CONTROL_HZ
-from vlm_agent.world.observations import STATE
 from vlm_agent.world.robosuite.names import import_robosuite, name_problems
 from vlm_agent.world.robosuite.physics import ArmPhysics, PhysicsSnapshot
 from vlm_agent.world.robosuite.tasks import TASKS, Goal, get_task
+
+PRIVILEGED_STATE: tuple[str, ...] = (
+    "object_x",
+    "object_y",
+    "object_z",
+    "abs_object_x",
+    "abs_object_y",
+    "object_distance_xy",
+    "object_distance",
+    "goal_x",
+    "goal_y",
+    "goal_z",
+    "object_height",
+    "gripper_height",
+    "finger_gap",
+    "gripper_closed",
+    "grasped",
+    "staged_reward",
+)
+"""What a critic that may read the scene's state is told, in this order."""
 
 REACHED_DISTANCE = 0.05
 """Metres between grip site and object centre below which the object counts as reached."""
@@ -214,8 +233,8 @@ class RobotScene:
         near = np.linalg.norm(self.gripper_position - position) < REACHED_DISTANCE
         return Stage.REACHED if near else Stage.NONE
 
-    def critic_state(self, staged: float) -> np.ndarray:
-        """What a critic may know of the scene, float32, as :data:`STATE` names it.
+    def privileged_state(self, staged: float) -> np.ndarray:
+        """What a critic may know of the scene, float32, as :data:`PRIVILEGED_STATE` names it.
 
         Lengths are in decimetres: of that size are the distances that decide. The object's place
         is seen from the gripper, the goal's from the object. What a task does not have is 0.
@@ -225,7 +244,12 @@ class RobotScene:
         """
         closed = float(self.gripper_closed)
         if self.task.target is None:
-            hand = [0.0] * (len(STATE) - 4) + [10 * self.finger_gap(), closed, 0.0, staged]
+            hand = [0.0] * (len(PRIVILEGED_STATE) - 4) + [
+                10 * self.finger_gap(),
+                closed,
+                0.0,
+                staged,
+            ]
             return np.array(hand, np.float32)
         position, gripper = self.object_position(), self.gripper_position
         offset = 10 * (position - gripper)

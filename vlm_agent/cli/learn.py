@@ -1,0 +1,65 @@
+"""Training commands: ``vlm-agent train`` and ``sft``, and what ``accelerate launch`` runs.
+
+Environment workers import the main module again when they start, so everything heavy is imported
+when a command is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vlm_agent.common.lifetime import end_with_launcher
+
+
+def train(argv: Sequence[str] | None = None, prog: str = "vlm-agent train") -> int:
+    """PPO: read and check the recipe, train, and say where everything lies."""
+    end_with_launcher()
+
+    from vlm_agent.recipe.command_line import load_recipe
+
+    recipe = load_recipe(argv, prog)
+
+    from vlm_agent.ppo.run import run_training
+
+    run_training(recipe)
+    return 0
+
+
+def sft(argv: Sequence[str] | None = None, prog: str = "vlm-agent sft") -> int:
+    """Warm start: read and check the recipe, learn from the expert, say where everything lies."""
+    end_with_launcher()
+
+    from vlm_agent.recipe.command_line import load_recipe
+
+    recipe = load_recipe(argv, prog)
+
+    from vlm_agent.imitation.run import run_imitation
+
+    run_imitation(recipe)
+    return 0
+
+
+def add_train(commands: Any) -> None:
+    _add(commands, "train", "PPO as a recipe says, in one process", train)
+
+
+def add_sft(commands: Any) -> None:
+    _add(commands, "sft", "the warm start as a recipe says, in one process", sft)
+
+
+def _add(commands: Any, name: str, what: str, main: Callable[..., int]) -> None:
+    parser = commands.add_parser(
+        name,
+        add_help=False,  # --help lists every key of a recipe
+        help=what,
+    )
+
+    def run(_: argparse.Namespace, rest: list[str]) -> int:
+        # As `accelerate launch --num_cpu_threads_per_process` does; read when torch is imported.
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        return main(rest)
+
+    parser.set_defaults(run=run, takes_recipe=True)

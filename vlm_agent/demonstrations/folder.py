@@ -1,0 +1,106 @@
+"""Where demonstrations lie: the settings they were made with, and one file per shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.versions import KEY, VERSION, version_of
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.recipe.sections import default_settings
+
+SETTINGS_FILE = "demonstrations.json"
+
+RENAMED = {"gripper": "gripper_closed"}
+"""Facts that had another name in format 1."""
+
+
+class DemonstrationsFolder:
+    """The folder of a recipe's demonstrations.
+
+    Args:
+        recipe: The recipe; it says where the folder is, and what decides an episode.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        named = recipe.imitation.demonstrations
+        usual = Path(recipe.run.output_dir) / "demonstrations" / recipe.run.run_name
+        self.path = Path(named) if named else usual
+        self.settings = {
+            "seed": recipe.run.seed,
+            "demo_noise": recipe.imitation.demo_noise,
+            "action_words": recipe.prompt.action_words,
+            **asdict(recipe.env),
+        }
+
+    @property
+    def exists(self) -> bool:
+        """Whether demonstrations were begun here."""
+        return (self.path / SETTINGS_FILE).is_file()
+
+    def check(self) -> int:
+        """Refuse demonstrations that were made with other settings.
+
+        Returns:
+            Their format version.
+
+        Raises:
+            UserError: Naming the settings, or the folder holds those of a later version.
+        """
+        found = json.loads((self.path / SETTINGS_FILE).read_text())
+        version = version_of(found, f"demonstrations: those in {str(self.path)!r}: the set")
+        # A setting that did not exist then was what its default is now.
+        found = default_settings() | found
+        if different := [key for key in self.settings if found[key] != self.settings[key]]:
+            raise UserError(
+                f"demonstrations: those in {str(self.path)!r} were made with another "
+                f"{', '.join(different)}; name another folder"
+            )
+        return version
+
+    def prepare(self) -> None:
+        """Make the folder, or check the one that is there.
+
+        Raises:
+            UserError: As for :meth:`check`; or the folder cannot be written.
+        """
+        if self.exists:
+            self.check()
+            return
+        try:
+            (self.path / "data").mkdir(parents=True, exist_ok=True)
+            written = json.dumps({KEY: VERSION, **self.settings}, indent=2) + "\n"
+            (self.path / SETTINGS_FILE).write_text(written)
+        except OSError as error:
+            raise UserError(
+                f"demonstrations: cannot write to {str(self.path)!r}: {error}"
+            ) from None
+
+    def columns(self, facts: Sequence[str]) -> dict[str, str]:
+        """What facts are called in these files: name -> column."""
+        old: dict[str, Any] = RENAMED if self.check() == 1 else {}
+        return {fact: old.get(fact, fact) for fact in facts}
+
+    def shard(self, episodes: range) -> Path:
+        """The file of some episodes."""
+        return self.path / "data" / f"train-{episodes.start:05d}-{episodes.stop:05d}.parquet"
+
+    def files_of(self, start: int) -> list[Path]:
+        """The files whose first episode is ``start``; one, unless a collection was stopped."""
+        return sorted((self.path / "data").glob(f"train-{start:05d}-*.parquet"))
+
+    def stop_of(self, start: int) -> int:
+        """The episode behind the last of the file that begins with ``start``; that if none."""
+        stops = (int(path.stem.split("-")[2]) for path in self.files_of(start))
+        return max(stops, default=start)
+
+    def files(self) -> list[Path]:
+        """All files."""
+        return sorted((self.path / "data").glob("train-*.parquet"))

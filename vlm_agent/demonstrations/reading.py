@@ -1,0 +1,123 @@
+"""Demonstrations as they are learnt from: moments with the expert's words, or whole episodes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.demonstrations.folder import DemonstrationsFolder
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.robosuite.expert import ScriptedExpert
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Moments with the expert's word for each.
+
+    Attributes:
+        observations: B of them.
+        actions: The expert's action indices, int64 (B,).
+    """
+
+    observations: Observations
+    actions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __getitem__(self, index: Any) -> Labelled:
+        return Labelled(self.observations[index], self.actions[index])
+
+    @staticmethod
+    def concatenate(parts: Sequence[Labelled]) -> Labelled:
+        """All moments of the parts, in order."""
+        return Labelled(
+            Observations(
+                np.concatenate([part.observations.frames for part in parts]),
+                np.concatenate([part.observations.facts for part in parts]),
+            ),
+            np.concatenate([part.actions for part in parts]),
+        )
+
+
+def check_demonstrations(recipe: Recipe) -> None:
+    """Find out whether a recipe's demonstrations are there.
+
+    Raises:
+        UserError: There are none, too few, or those of another recipe; or the task has no expert.
+    """
+    ScriptedExpert.check(recipe.env)
+    _wanted_tables(recipe)
+
+
+def read_demonstrations(recipe: Recipe) -> Labelled:
+    """The first ``num_demo_episodes`` episodes of a recipe's demonstrations.
+
+    Raises:
+        UserError: There are none, too few, or those of another recipe.
+    """
+    tables = _wanted_tables(recipe)
+    columns = DemonstrationsFolder(recipe).columns(recipe.template.fact_names).values()
+    parts = []
+    for table in tables:
+        if len(table):
+            frames = np.stack([_decode(cell["bytes"].as_py()) for cell in table["image"]])
+            facts = np.stack([table[column].to_numpy() for column in columns], -1)
+            parts.append(Labelled(Observations(frames, facts), table["word"].to_numpy()))
+    return Labelled.concatenate(parts)
+
+
+def read_episodes(recipe: Recipe) -> list[Episode]:
+    """The same demonstrations as seeds and the words that were said.
+
+    Raises:
+        UserError: As for :func:`read_demonstrations`.
+    """
+    episodes = []
+    for table in _wanted_tables(recipe):
+        for number in np.unique(table["episode"].to_numpy()):
+            rows = table.filter(np.asarray(table["episode"]) == number)
+            episodes.append(Episode(rows["seed"][0].as_py(), tuple(rows["said"].to_pylist())))
+    return episodes
+
+
+def _wanted_tables(recipe: Recipe) -> list[Any]:
+    """The rows of the recipe's demonstrations.
+
+    Raises:
+        UserError: There are none, too few, or those of another recipe.
+    """
+    folder = DemonstrationsFolder(recipe)
+    if not folder.exists:
+        raise UserError(
+            f"demonstrations: there are none in {str(folder.path)!r}; collect them with: "
+            "vlm-agent demos --config RECIPE"
+        )
+    folder.check()
+    wanted, there = recipe.imitation.num_demo_episodes, 0
+    tables = []
+    while there < wanted and (files := folder.files_of(there)):
+        table = pq.read_table(files[-1])
+        tables.append(table.filter(np.asarray(table["episode"]) < wanted))
+        there = folder.stop_of(there)
+    if there < wanted:
+        raise UserError(
+            f"demonstrations: {there} of num_demo_episodes ({wanted}) are in {str(folder.path)!r}; "
+            "collect the rest with: vlm-agent demos --config RECIPE"
+        )
+    if not sum(len(table) for table in tables):
+        raise UserError(f"demonstrations: the expert solved none of those in {str(folder.path)!r}")
+    return tables
+
+
+def _decode(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

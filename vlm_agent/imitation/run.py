@@ -1,0 +1,37 @@
+"""One warm start, from recipe to summary."""
+
+from __future__ import annotations
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.demonstrations.reading import check_demonstrations
+from vlm_agent.imitation.trainer import ImitationTrainer
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.runs.begin import Run, start_policy
+from vlm_agent.world.robosuite.expert import ExpertEnv
+
+
+def run_imitation(recipe: Recipe) -> None:
+    """The warm start as the recipe says; leave the policy, metrics, curves and a video.
+
+    Raises:
+        UserError: The launch, the model, the robots or the run's folder is not as the recipe needs
+            it; or the demonstrations are missing.
+        TrainingError: The run cannot go on.
+    """
+    if recipe.run.resume_from is not None:
+        raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
+    if recipe.critic.value_input == "state":
+        raise UserError("value_input: 'state' is for PPO: here the policy's own head learns")
+    if recipe.model.mask_senseless_words:
+        raise UserError(
+            "mask_senseless_words: a warm start learns all of the expert's words; "
+            "set it for PPO and evaluation"
+        )
+    check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
+    run = Run(recipe, can_resume=False)
+    with recipe.make_pool(ExpertEnv) as pool:
+        policy = start_policy(recipe)
+        pool.wait_until_ready()
+        trainer = ImitationTrainer(policy, pool, recipe, run=run)
+        trainer.train()
+    run.finish(trainer.timesteps, trainer.evaluations)

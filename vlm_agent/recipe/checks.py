@@ -1,0 +1,92 @@
+"""Settings that are right by themselves but cannot work, or not with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.recipe.sections import PPOConfig, RolloutConfig, TrackingConfig
+from vlm_agent.world.actions import word_problems
+from vlm_agent.world.robosuite.names import name_problems
+
+Check = Callable[[Mapping[str, Any]], dict[str, str]]
+"""From the sections of a recipe to what is wrong: key -> sentence."""
+
+
+def combination_problems(sections: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with a recipe, though each value is one that its key can have."""
+    found: dict[str, str] = {}
+    for check in (_world, _training_form, _adapters, _sizes, _trackers):
+        found = check(sections) | found
+    return found
+
+
+def _world(sections: Mapping[str, Any]) -> dict[str, str]:
+    env = sections["env"]
+    found = name_problems(env.task, env.robot)
+    if words := word_problems(sections["prompt"].action_words):
+        found["action_words"] = "; ".join(words)
+    return found
+
+
+def _training_form(sections: Mapping[str, Any]) -> dict[str, str]:
+    """Weights that could not be trained so, or could not be found."""
+    model: ModelConfig = sections["model"]
+    found = {}
+    if model.dtype == "bfloat16" and not model.use_peft:
+        found["dtype"] = (
+            "'bfloat16' weights are too coarse for full fine-tuning's small steps: add "
+            "use_peft: true, or keep float32 weights and set mixed_precision: bf16 in the "
+            "accelerate config"
+        )
+    if model.is_quantized and not model.use_peft:
+        key = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
+        found[key] = "quantised weights cannot be trained: add use_peft: true"
+    if model.load_in_4bit and model.load_in_8bit:
+        found["load_in_8bit"] = "is true beside load_in_4bit; choose one of them"
+    if sections["ppo"].kl_coef and model.scoring == "action_head":
+        found["kl_coef"] = (
+            "is not 0, but scoring: action_head starts from no policy worth keeping to"
+        )
+    name = model.model_name_or_path
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        found["model_name_or_path"] = f"there is no folder {name!r}"
+    return found
+
+
+def _adapters(sections: Mapping[str, Any]) -> dict[str, str]:
+    model: ModelConfig = sections["model"]
+    found = {}
+    if model.lora_dropout:
+        found["lora_dropout"] = (
+            f"{model.lora_dropout} is not 0: with dropout the update sees another policy than "
+            "the rollout, and PPO's ratios are wrong"
+        )
+    if model.lora_vision_modules and not model.use_peft:
+        found["lora_vision_modules"] = "names layers to adapt, but use_peft is false"
+    if model.use_peft and not model.lora_target_modules and not model.lora_vision_modules:
+        found["lora_target_modules"] = "the list is empty, nothing would be trained"
+    if model.lora_vision_modules and model.freeze_vision:
+        found["freeze_vision"] = "is true, but lora_vision_modules names layers to adapt"
+    return found
+
+
+def _sizes(sections: Mapping[str, Any]) -> dict[str, str]:
+    rollout: RolloutConfig = sections["rollout"]
+    ppo: PPOConfig = sections["ppo"]
+    found = {}
+    if rollout.num_workers > rollout.num_envs:
+        found["num_workers"] = f"{rollout.num_workers} is more than num_envs ({rollout.num_envs})"
+    samples = rollout.rollout_steps * rollout.num_envs
+    if ppo.batch_size > samples:
+        found["batch_size"] = f"{ppo.batch_size} is more than rollout_steps x num_envs ({samples})"
+    return found
+
+
+def _trackers(sections: Mapping[str, Any]) -> dict[str, str]:
+    tracking: TrackingConfig = sections["tracking"]
+    if "none" in tracking.report_to and len(tracking.report_to) > 1:
+        return {"report_to": "'none' cannot stand beside other trackers"}
+    return {}

@@ -1,0 +1,118 @@
+"""Recipes from a command line: ``--config FILE`` and ``--key value`` overrides, as in TRL."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from vlm_agent.common.errors import UserError, unknown_name
+from vlm_agent.common.strict_yaml import parse_yaml
+from vlm_agent.recipe.recipe import Recipe, make_recipe, make_section, read_recipe
+from vlm_agent.recipe.sections import SECTIONS, key_types
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.robosuite.names import name_problems
+
+
+def load_recipe(argv: Sequence[str] | None = None, prog: str = "vlm-agent") -> Recipe:
+    """Read a recipe from a command line.
+
+    Raises:
+        UserError: Listing every unknown key, wrong type, value out of range and combination that
+            cannot work.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config, overrides, problems = _parse(argv, prog)
+    values, search = read_recipe(config) if config is not None else ({}, [])
+    return make_recipe({**values, **overrides}, search, problems)
+
+
+def _parse(argv: list[str], prog: str) -> tuple[str | None, dict[str, Any], list[str]]:
+    """The recipe's path, the overrides and the problems of a command line."""
+    from trl import TrlParser
+
+    # TRL's parser makes the flags and the help text from dataclasses, and would stop at the first
+    # value of a wrong type. It gets the sections with text for values; make_recipe checks them.
+    sections = [_as_text(section) for section in SECTIONS.values()]
+    parser = TrlParser(sections, prog=prog, allow_abbrev=False)
+    parser.add_argument("--config", help="a recipe's file or name; flags override what it says")
+    namespace, unknown = parser.parse_known_args([_without_no(word) for word in argv])
+    options = [f"--{key}" for key in key_types()]
+    problems = [
+        f"{word}: {unknown_name('option', word.split('=')[0], options)}"
+        for word in unknown
+        if word.startswith("--")
+    ]
+    if unknown and not problems:
+        problems = [f"unexpected words: {' '.join(unknown)}"]
+    raw = vars(namespace)
+    config = raw.pop("config", None)
+    return config, {key: from_text(key, value) for key, value in raw.items()}, problems
+
+
+def _as_text(section: type) -> type:
+    """A section whose values are text, and are not there if nobody gives them."""
+    fields = []
+    for field in dataclasses.fields(section):
+        hint = key_types()[field.name]
+        default = section.__dataclass_fields__[field.name].default  # type: ignore[attr-defined]
+        if default is dataclasses.MISSING:
+            default = getattr(section(), field.name)
+        how: dict[str, Any] = {"help": f"{field.metadata.get('help', '')} (default: {default})"}
+        if hint is bool:
+            how |= {"nargs": "?", "const": "true"}
+        if typing.get_origin(hint) is list:
+            how |= {"nargs": "+"}
+        text = dataclasses.field(default=argparse.SUPPRESS, metadata=how)
+        fields.append((field.name, str, text))
+    return dataclasses.make_dataclass(section.__name__, fields)
+
+
+def _without_no(word: str) -> str:
+    """``--no_key`` as ``--key=false``, for switches."""
+    key = word.removeprefix("--no_")
+    is_switch = key != word and key_types().get(key) is bool
+    return f"--{key}=false" if is_switch else word
+
+
+def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
+    """A scene with settings changed by ``--key value`` words of a command line.
+
+    Raises:
+        UserError: Naming every word that is no setting of the scene, or no value for it.
+    """
+    keys = [field.name for field in dataclasses.fields(EnvConfig)]
+    found: dict[str, str] = {}
+    values = dataclasses.asdict(env)
+    for option, text in zip(words[::2], words[1::2], strict=False):
+        key = option.removeprefix("--")
+        if key in keys and option.startswith("--"):
+            values[key] = from_text(key, text)
+        else:
+            found[option] = unknown_name("option", option, [f"--{name}" for name in keys])
+    if len(words) % 2:
+        found.setdefault(words[-1], "expected --key value")
+    changed = make_section(EnvConfig, values, found)
+    for key, problem in {**name_problems(changed.task, changed.robot), **found}.items():
+        raise UserError(f"{key}: {problem}")
+    return changed
+
+
+def from_text(key: str, text: Any) -> Any:
+    """A command-line word as the value it would be in a YAML file."""
+    if isinstance(text, list):
+        return [from_text(key, part) for part in text]
+    hint = key_types()[key]
+    if type(None) in typing.get_args(hint) and text.lower() in ("none", "null"):
+        return None
+    if str in (hint, *typing.get_args(hint)) or typing.get_origin(hint) is list:
+        return text
+    try:
+        return parse_yaml(text)
+    except (yaml.YAMLError, UserError):
+        return text  # no value of any type; make_recipe says so with the key

@@ -1,0 +1,262 @@
+"""The sections of a recipe, by what reads them; in the file they are one flat list of keys.
+
+To add a key, add a field here; from outside of the package, a section of one's own with
+:func:`register_section`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, setting
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.config import EnvConfig
+
+
+@dataclass(config=STRICT, frozen=True)
+class PromptConfig:
+    """What the model reads and which words it may say."""
+
+    prompt_template: str = setting("prompts/default.jinja", "the Jinja file of the prompt")
+    task_description: str | None = setting(
+        None, "the task in a sentence; by default the task's own"
+    )
+    action_words: list[str] = setting(
+        list(DEFAULT_WORDS),
+        "eight words for: forward, backward, left, right, up, down, close gripper, open gripper",
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class RunConfig:
+    """Which run this is, how long it is, where it begins and what it leaves."""
+
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = setting(
+        "vlm-agent", "names runs/RUN_NAME and checkpoints/RUN_NAME_*"
+    )
+    output_dir: str = setting(".", "the folder that gets runs/ and checkpoints/")
+    overwrite: bool = setting(False, "replace an earlier run of this name, unless it is resumed")
+    seed: Natural = setting(0, "decides everything random in the run")
+    total_timesteps: Count = setting(100_000, "words said in training, over all environments")
+    save_freq: Count = setting(10_000, "timesteps between checkpoints")
+    init_from: str | None = setting(
+        None, "start from this policy: a folder, a name on the hub, or 'starter'"
+    )
+    resume_from: str | None = setting(
+        None, "a checkpoint folder of this run to go on from, or 'latest'"
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class RolloutConfig:
+    """How words are said and environments run."""
+
+    rollout_steps: Count = setting(128, "words per environment and update")
+    num_envs: Count = setting(4, "environments per process")
+    num_workers: Natural = setting(0, "processes that run them, per process; 0 for one per core")
+    rollout_groups: Count = setting(
+        2,
+        "groups of environments in a rollout: one moves while the model scores another; 1 for none",
+    )
+    max_worker_restarts: Natural = setting(
+        3, "how often each process of environments is restarted before the run gives up"
+    )
+    worker_timeout: Positive = setting(
+        60.0, "seconds without an answer after which such a process counts as hung"
+    )
+    feature_cache_gb: Annotated[float, Field(ge=0)] = setting(
+        2.0,
+        "host memory of each process for image features of a frozen vision tower, in GiB; what "
+        "does not fit is computed again in each epoch",
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class PPOConfig:
+    """An update (Schulman et al. 2017)."""
+
+    learning_rate: Positive = setting(3e-5, "of the backbone or its adapters")
+    lr_schedule: Literal["constant", "linear"] = setting(
+        "constant", "linear: both learning rates fall to zero over the run"
+    )
+    clip_range: Positive = setting(0.2, "clipping of the probability ratio")
+    gamma: Fraction = setting(0.99, "discount")
+    gae_lambda: Fraction = setting(0.95, "lambda of generalised advantage estimation")
+    n_epochs: Count = setting(4, "passes over each rollout")
+    batch_size: Count = setting(4, "samples per minibatch and process: what a gradient is of")
+    value_coef: Annotated[float, Field(ge=0)] = setting(0.5, "weight of the value loss")
+    entropy_coef: Annotated[float, Field(ge=0)] = setting(0.01, "weight of the entropy bonus")
+    max_grad_norm: Positive = setting(0.5, "gradients are clipped to this norm")
+    micro_batch_size: Count | None = setting(
+        None,
+        "samples of a minibatch that are in memory at once, in PPO and in the warm start; "
+        "none: all. The gradient is the same",
+    )
+    normalize_advantage: bool = setting(True, "over the whole rollout and all processes")
+    target_kl: Positive | None = setting(
+        None, "stop an update after the epoch whose approximate KL exceeds this"
+    )
+    kl_coef: Annotated[float, Field(ge=0)] = setting(
+        0.0, "rewards are lowered by this times the KL divergence from the start policy"
+    )
+    kl_estimator: Literal["k1", "k3"] = setting(
+        "k1", "how that is estimated: k1: log-ratio; k3: never negative, of less variance"
+    )
+    recompute_log_probs: bool = setting(
+        False,
+        "score the rollout's words again before an update, where the batch's shape changes the "
+        "rounding too much (first_ratio_error in bfloat16)",
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class CriticConfig:
+    """What judges states while PPO learns."""
+
+    value_input: Literal["hidden", "state"] = setting(
+        "hidden",
+        "what the value head reads: the hidden state that the words are scored from; or, in "
+        "training alone, the scene's state, which no word depends on (asymmetric actor-critic)",
+    )
+    value_learning_rate: Positive = setting(3e-4, "of the value head and an action head")
+    value_lambda: Fraction | None = setting(
+        None, "lambda of the value head's targets; none: gae_lambda"
+    )
+    value_epochs: Natural = setting(
+        0, "further passes over each rollout, after the update, in which only the value head learns"
+    )
+    clip_range_value: Positive | None = setting(
+        None, "clipping of the value's change; none for a plain squared error"
+    )
+    critic_warmup_updates: Natural = setting(
+        0, "updates at the start in which only the value head learns"
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class CurriculumConfig:
+    """Where episodes begin."""
+
+    curriculum: Literal["none", "reverse"] = setting(
+        "none",
+        "reverse: episodes begin on the way of the expert's demonstrations, at first near "
+        "success, and earlier when the policy succeeds",
+    )
+    curriculum_threshold: Fraction = setting(
+        0.7, "success rate of the farthest starts at which they move back; below half of it, forth"
+    )
+    curriculum_stride: Count = setting(3, "by how many words")
+    curriculum_patience: Annotated[float, Field(ge=1)] = setting(
+        2.0, "such an episode is over after so many times the expert's missing words, and a stride"
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class EvaluationConfig:
+    """The episodes by which a run's best policy is chosen."""
+
+    eval_freq: Count = setting(10_000, "timesteps between evaluations")
+    num_eval_episodes: Natural = setting(10, "episodes of each evaluation; 0 for none")
+    eval_greedy: bool = setting(True, "evaluate with the most probable word, else sample")
+
+
+@dataclass(config=STRICT, frozen=True)
+class TrackingConfig:
+    """Who is told how a run goes, besides its ``metrics.jsonl``."""
+
+    project_name: str = setting("vlm-agent", "project of the experiment tracker")
+    report_to: list[Annotated[str, Field(pattern=r"^(wandb|tensorboard|none|[\w.]+:\w+)$")]] = (
+        setting(
+            ["none"],
+            "trackers: wandb, tensorboard, none, or module:Class, an accelerate GeneralTracker of "
+            "your own",
+        )
+    )
+    wandb_mode: Literal["auto", "online", "offline"] = setting(
+        "auto", "auto: online when logged in, else offline"
+    )
+
+
+@dataclass(config=STRICT, frozen=True)
+class ImitationConfig:
+    """Learning from the scripted expert: demonstrations, warm start, DAgger (Ross et al. 2011)."""
+
+    demonstrations: str | None = setting(
+        None, "the folder of the demonstrations; by default demonstrations/RUN_NAME"
+    )
+    num_demo_episodes: Count = setting(200, "episodes that the expert plays")
+    demo_noise: Fraction = setting(
+        0.06, "probability that a word of the expert begins a burst of one to four random ones"
+    )
+    sft_epochs: Count = setting(8, "passes over the demonstrations")
+    sft_learning_rate: Positive = setting(
+        1e-3, "of all weights; rises during the first twentieth, then falls to zero"
+    )
+    sft_batch_size: Count = setting(32, "moments per minibatch and process")
+    dagger_rounds: Natural = setting(
+        1, "rounds in which the student speaks, the expert labels, and all there is is learnt"
+    )
+    dagger_words: Count = setting(4096, "words of each round, over all environments")
+    dagger_epochs: Count = setting(3, "passes over everything after each round")
+    dagger_learning_rate: Positive = setting(1e-3, "of these passes, with the same course")
+
+
+SECTIONS: dict[str, type] = {
+    "env": EnvConfig,
+    "prompt": PromptConfig,
+    "model": ModelConfig,
+    "run": RunConfig,
+    "rollout": RolloutConfig,
+    "ppo": PPOConfig,
+    "critic": CriticConfig,
+    "curriculum": CurriculumConfig,
+    "evaluation": EvaluationConfig,
+    "tracking": TrackingConfig,
+    "imitation": ImitationConfig,
+}
+"""Name of a section, as an attribute of ``Recipe`` -> its class."""
+
+OWN = tuple(SECTIONS)
+"""The names of the package's own sections."""
+
+
+def register_section(name: str, section: type) -> None:
+    """Let recipes have further keys: the fields of a dataclass.
+
+    Args:
+        name: ``recipe.extra[name]`` is the section of a recipe.
+        section: A pydantic dataclass; :data:`vlm_agent.common.settings.STRICT` and
+            :func:`vlm_agent.common.settings.setting` make it as strict as the package's own.
+
+    Raises:
+        UserError: The name, or one of its keys, is taken.
+    """
+    taken = key_types().keys() & {field.name for field in dataclasses.fields(section)}
+    if name in SECTIONS or taken:
+        what = ", ".join(sorted(taken)) or name
+        raise UserError(f"the section {name!r}: there is {what} already")
+    SECTIONS[name] = section
+
+
+def key_types() -> dict[str, Any]:
+    """Every key of a recipe and its type."""
+    return {
+        field.name: typing.get_type_hints(section)[field.name]
+        for section in SECTIONS.values()
+        for field in dataclasses.fields(section)
+    }
+
+
+def default_settings() -> dict[str, Any]:
+    """Every key of a recipe and its default."""
+    defaults: dict[str, Any] = {}
+    for section in SECTIONS.values():
+        defaults |= dataclasses.asdict(section())
+    return defaults

@@ -1,0 +1,61 @@
+"""``RolloutBuffer``: what T words in each of N environments left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlm_agent.rollout.features import FeatureCache
+from vlm_agent.world.observations import Observations
+
+
+@dataclass(frozen=True)
+class RolloutBuffer:
+    """What T words in each of N environments left, T first.
+
+    Attributes:
+        observations: The observations the words were chosen on; frames stay uint8 (T, N, H, W, 3).
+        actions: int64 (T, N).
+        log_probs: Of the actions when they were chosen, float32 (T, N).
+        values: V of the observations, float32 (T, N).
+        next_values: V of what each word led to, before any reset, float32 (T, N).
+        rewards: float64 (T, N).
+        terminated, truncated: bool (T, N).
+        expert_actions: What the expert would have said, int64 (T, N); -1 where none was asked.
+        features: Of the frames, where a frozen vision tower made them; slot t N + n.
+    """
+
+    observations: Observations
+    actions: np.ndarray
+    log_probs: np.ndarray
+    values: np.ndarray
+    next_values: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    expert_actions: np.ndarray
+    features: FeatureCache
+
+    @classmethod
+    def empty(cls, steps: int, like: Observations, feature_bytes: float = 0.0) -> RolloutBuffer:
+        """Room for ``steps`` words on observations like these (N of them).
+
+        Args:
+            steps: T.
+            like: N observations.
+            feature_bytes: How much memory image features may take.
+        """
+        shape = (steps, len(like))
+        return cls(
+            observations=like.empty(steps),
+            actions=np.zeros(shape, np.int64),
+            log_probs=np.zeros(shape, np.float32),
+            values=np.zeros(shape, np.float32),
+            next_values=np.zeros(shape, np.float32),
+            rewards=np.zeros(shape),
+            terminated=np.zeros(shape, bool),
+            truncated=np.zeros(shape, bool),
+            expert_actions=np.full(shape, -1),
+            features=FeatureCache(steps * len(like), feature_bytes),
+        )

@@ -1,0 +1,122 @@
+"""``Run``: what a run of any kind begins with, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
+
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.report.curves import plot_curves
+from vlm_agent.report.examples import save_examples
+from vlm_agent.report.summary import training_summary
+from vlm_agent.report.video import film_episode
+from vlm_agent.runs.compatibility import check_same_policy
+from vlm_agent.runs.folders import RunFolders
+from vlm_agent.runs.launch import check_accelerator, start_accelerator
+from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
+
+
+class Run:
+    """A run on disk and among processes.
+
+    Nothing is written before :meth:`begin`, so an earlier run of the name is only replaced by one
+    whose robots, model and trackers are there.
+
+    Args:
+        recipe: The run.
+        accelerator: Talks to the other processes; made by default, with the recipe's trackers.
+        can_resume: Whether a run of this kind can go on where it stopped.
+
+    Attributes:
+        folders: Where it writes.
+        metrics: Its ``metrics.jsonl``.
+        earlier_seconds: How long it ran before it was resumed.
+
+    Raises:
+        UserError: The launch, a tracker or the run's name is not as the recipe needs it.
+    """
+
+    def __init__(
+        self, recipe: Recipe, accelerator: Accelerator | None = None, can_resume: bool = True
+    ) -> None:
+        self.recipe = recipe
+        self.folders = RunFolders(recipe)
+        self.earlier_seconds = 0.0
+        self._began = time.perf_counter()
+        self._is_begun = False
+        if accelerator is None:
+            accelerator = start_accelerator(make_trackers(recipe), str(self.folders.run))
+        check_accelerator(accelerator)
+        self.accelerator = accelerator
+        if accelerator.is_main_process:
+            self.folders.check_new(recipe, can_resume)  # before a large model is loaded for nothing
+        self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
+
+    def begin(self) -> None:
+        """Prepare the folder, in place of an earlier run's, and start the trackers; once."""
+        if self._is_begun:
+            return
+        self._is_begun = True
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.folders.prepare(self.recipe)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.log_with:
+            start_trackers(self.accelerator, self.recipe, self.folders.run)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, with the time before it was resumed."""
+        return self.earlier_seconds + time.perf_counter() - self._began
+
+    def finish(self, timesteps: int, evaluations: Sequence[dict[str, Any]]) -> None:
+        """Draw, film, and say where everything lies.
+
+        Args:
+            timesteps: How many words were said, or learnt.
+            evaluations: The rates of each evaluation, oldest first.
+        """
+        self.accelerator.end_training()
+        if not self.accelerator.is_main_process:
+            return
+        folders = self.folders
+        plot_curves(folders.metrics, evaluations, folders.curves)
+        if evaluations:
+            times = evaluations[0]["timesteps"], evaluations[-1]["timesteps"]
+            outputs = folders.before, folders.after
+            words = tuple(self.recipe.prompt.action_words)
+            played = tuple(folders.evaluation(time) for time in times)
+            for episode in save_examples(played, outputs, self.recipe.env, words):
+                film_episode(episode, episode.with_suffix(".mp4"))
+        summary = {
+            "run_name": folders.name,
+            "timesteps": timesteps,
+            "num_processes": self.accelerator.num_processes,
+            "seconds": round(self.seconds, 1),
+            "evaluations": list(evaluations),
+        }
+        folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
+        print(training_summary(summary, folders.contents()))
+
+
+def start_policy(recipe: Recipe) -> VLMPolicy:
+    """The policy that a run of this recipe starts from.
+
+    Raises:
+        UserError: It cannot be loaded, or is not of the recipe's kind.
+    """
+    disable_progress_bar()  # of loading and saving weights; the run has its own
+    init_from = recipe.run.init_from
+    if init_from is None:
+        return build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
+    policy = VLMPolicy.from_pretrained(init_from, template=recipe.template)
+    check_same_policy(f"init_from: {init_from}", policy, recipe)
+    policy.train_as(recipe.model)
+    return policy

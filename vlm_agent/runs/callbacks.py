@@ -1,0 +1,144 @@
+"""Callbacks: whatever reacts to how training goes. Write a subclass and hand it to a trainer.
+
+Those here are what every run of PPO has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
+
+if TYPE_CHECKING:
+    from vlm_agent.runs.trainer import Trainer
+
+
+class Callback:
+    """What happens in a run, in every process of it. Does nothing; override what you need.
+
+    A callback may read everything of the trainer, add to ``trainer.metrics``, which is recorded
+    behind the callbacks that were handed over, and end the run with ``trainer.should_stop``.
+    """
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """The run begins, or goes on: its folder is there."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Each environment of this process has said a word more."""
+
+    def on_rollout_end(self, trainer: Trainer, rollout: Any, episodes: Sequence[Any]) -> None:
+        """A rollout is there: this process's buffer, and the episodes that ended in all of them."""
+
+    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """The policy has learnt from it; ``metrics`` is ``trainer.metrics``, not yet recorded."""
+
+    def on_evaluate(self, trainer: Trainer, evaluation: Any) -> None:
+        """The policy has been evaluated."""
+
+    def on_save(self, trainer: Trainer, folder: Path) -> None:
+        """A checkpoint has been written."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """The run has all its words."""
+
+
+class ProgressBar(Callback):
+    """How far the run is, its speed, and the most telling metrics."""
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Show it, in the main process."""
+        self._bar = tqdm(
+            total=trainer.total_timesteps,
+            initial=trainer.timesteps,
+            desc="training",
+            unit="word",
+            mininterval=0.5,
+            smoothing=0,  # words come in bursts, between updates: only the average tells the time
+            disable=not trainer.accelerator.is_main_process,
+        )
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Count the words of all processes."""
+        self._bar.update(trainer.words_per_step)
+
+    def on_rollout_end(self, trainer: Trainer, rollout: Any, episodes: Sequence[Any]) -> None:
+        """Say what takes time now."""
+        self._bar.set_description("updating")
+
+    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Show what came of the update."""
+        self._bar.set_description("training")
+        shown = {"return": metrics.get("episode_return"), "success": metrics.get("success_rate")}
+        shown |= {k: metrics.get(f"{k}_share") for k in ("physics", "rendering", "model")}
+        self._bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Leave it as it is."""
+        self._bar.close()
+
+
+class Evaluations(Callback):
+    """Evaluates where the run begins, and every ``eval_freq`` timesteps."""
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Evaluate the start, unless the run goes on from a later one."""
+        if not trainer.evaluations:
+            self._evaluate(trainer)
+
+    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Evaluate if it is time."""
+        if trainer.is_due(trainer.recipe.evaluation.eval_freq):
+            self._evaluate(trainer)
+
+    def _evaluate(self, trainer: Trainer) -> None:
+        if trainer.recipe.evaluation.num_eval_episodes > 0:
+            trainer.evaluate()
+
+
+class BestPolicy(Callback):
+    """Keeps the policy that was best by evaluated success, then by return."""
+
+    def __init__(self) -> None:
+        self.best: tuple[float, float] | None = None  # how good the policy in its folder is
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """In a run that goes on, the best policy is that of the history it goes on from."""
+        folder = trainer.folders.best
+        if self.best is None and trainer.evaluations and folder.is_dir():
+            kept = load_trainer_state(folder)
+            # Later than the history: of what came of going on from here another time.
+            if kept["timesteps"] in [one["timesteps"] for one in trainer.evaluations]:
+                self.best = kept["success_rate"], kept["mean_return"]
+
+    def on_evaluate(self, trainer: Trainer, evaluation: Any) -> None:
+        """Keep the policy if it is the best so far."""
+        quality = evaluation.success_rate, evaluation.mean_return
+        if self.best is None or quality > self.best:
+            self.best = quality
+            if trainer.accelerator.is_main_process:
+                save_checkpoint(trainer.folders.best, trainer.policy, trainer.evaluations[-1])
+
+
+class Checkpoints(Callback):
+    """Saves every ``save_freq`` timesteps, and at the end."""
+
+    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Save if it is time."""
+        if trainer.is_due(trainer.recipe.run.save_freq):
+            trainer.save()
+
+
+class CallbackList:
+    """Several callbacks, told of everything in their order."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = list(callbacks)
+
+    def __call__(self, event: str, *what: Any) -> None:
+        """Tell all of them, e.g. ``("on_update_end", trainer, metrics)``."""
+        for callback in self.callbacks:
+            getattr(callback, event)(*what)

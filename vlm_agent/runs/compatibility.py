@@ -1,0 +1,77 @@
+"""Whether a saved policy fits a recipe: to resume a run, or to start one from it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.recipe.sections import default_settings
+from vlm_agent.world.config import EnvConfig
+
+
+def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
+    """Refuse to resume with a recipe that describes another world or policy.
+
+    What may change is how to learn: learning rates, epochs, how long, how often to evaluate. What
+    must not is the world, the policy, and the episodes by which the best one is chosen.
+
+    Args:
+        folder: The checkpoint.
+        policy: Its policy.
+        recipe: What it is to be resumed with.
+
+    Raises:
+        UserError: Naming the settings that differ.
+    """
+    # What the checkpoint's recipe lacks did not exist then, and was what its default is now.
+    saved, wanted = {**default_settings(), **policy.recipe}, recipe.to_dict()
+    fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
+    fixed.remove("gradient_checkpointing")  # costs time and saves memory, and changes no number
+    fixed += [
+        "seed",
+        "gamma",
+        "num_envs",
+        "num_eval_episodes",
+        "eval_greedy",
+        "init_from",
+        "curriculum",
+        "value_input",
+    ]
+    if recipe.curriculum.curriculum != "none":
+        fixed += ["num_demo_episodes", "demo_noise"]
+    different = [key for key in fixed if saved[key] != wanted[key]]
+    if policy.encoder.template != recipe.template:
+        different.append("prompt_template, task_description or action_words")
+    if different:
+        raise UserError(
+            f"resume_from: {folder} was written by a run that differs in {', '.join(different)}"
+        )
+
+
+def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
+    """Refuse to start from a policy that is not of the recipe's kind.
+
+    Args:
+        what: Names the policy in the message.
+        policy: Where the run is to start.
+        recipe: The run.
+
+    Raises:
+        UserError: Naming the settings that differ.
+    """
+    wanted = recipe.model
+    # What VLMPolicy.train_as takes from the recipe, and where the weights once came from.
+    free = {"gradient_checkpointing", "freeze_vision", "detach_value", "model_revision"}
+    free |= {"temperature", "mask_senseless_words"}
+    if recipe.critic.value_input == "state":  # then these are the sizes of another critic
+        free |= {"value_head_width", "value_head_depth"}
+    if wanted.scoring == "auto":
+        free.add("scoring")  # it was chosen when the policy was made
+    names = [field.name for field in fields(ModelConfig) if field.name not in free]
+    different = [n for n in names if getattr(policy.config, n) != getattr(wanted, n)]
+    if different:
+        raise UserError(f"{what} is a policy that differs in {', '.join(different)}")

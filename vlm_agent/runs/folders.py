@@ -1,0 +1,135 @@
+"""``RunFolders``: where a run writes, what is there already, and what may be replaced."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.recipe.recipe import Recipe
+
+OPTIMIZER_FILE = "optimizer.pt"
+PARTIAL = ".partial"
+"""What the name of a folder ends in that is being written or deleted."""
+
+
+class RunFolders:
+    """Where a run writes: ``runs/{run_name}/`` and ``checkpoints/{run_name}_*/``."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.name = recipe.run.run_name
+        self.run = Path(recipe.run.output_dir) / "runs" / self.name
+        self.checkpoints = Path(recipe.run.output_dir) / "checkpoints"
+        self.metrics = self.run / "metrics.jsonl"
+        self.summary = self.run / "summary.json"
+        self.curves = self.run / "curves.png"
+        self.before = self.run / "before.json"
+        self.after = self.run / "after.json"
+        self.recipe = self.run / "recipe.yaml"
+        self.best = self.checkpoints / f"{self.name}_best"
+        self.final = self.checkpoints / f"{self.name}_final"
+
+    def evaluation(self, timesteps: int) -> Path:
+        """All episodes of the evaluation after so many timesteps."""
+        return self.run / "evaluations" / f"{timesteps}.json"
+
+    def step(self, timesteps: int) -> Path:
+        """The checkpoint after so many timesteps."""
+        return self.checkpoints / f"{self.name}_step{timesteps}"
+
+    def steps(self, after: int = -1) -> list[Path]:
+        """The checkpoints that exist of more than so many timesteps, oldest first."""
+        pattern = re.compile(rf"{re.escape(self.name)}_step(\d+)")
+        matches = [(pattern.fullmatch(p.name), p) for p in self.checkpoints.glob("*_step*")]
+        found = sorted((int(match[1]), path) for match, path in matches if match)
+        return [path for timesteps, path in found if timesteps > after]
+
+    def forget_after(self, timesteps: int) -> None:
+        """Delete what a run left that went on from here, so that it can go on in another way."""
+        # The newest first: what is left when this is interrupted is a run that ended earlier.
+        for checkpoint in reversed(self.steps(after=timesteps)):
+            partial = checkpoint.with_name(checkpoint.name + PARTIAL)
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(checkpoint.rename(partial))
+        for path in self.evaluation(0).parent.glob("*.json"):
+            if path.stem.isdecimal() and int(path.stem) > timesteps:
+                path.unlink()
+
+    def contents(self) -> dict[str, Path]:
+        """What a finished run leaves, with a label for each."""
+        return {
+            "metrics": self.metrics,
+            "curves": self.curves,
+            "film before": self.before.with_suffix(".mp4"),
+            "film after": self.after.with_suffix(".mp4"),
+            "summary": self.summary,
+            "recipe": self.recipe,
+            "wandb": self.run / "wandb",
+            "last policy": (self.steps() or [self.step(0)])[-1],
+            "best policy": self.best,
+            "final policy": self.final,
+        }
+
+    def check_new(self, recipe: Recipe, can_resume: bool = True) -> None:
+        """Refuse to write over an earlier run.
+
+        Args:
+            recipe: The run that is to begin.
+            can_resume: Whether it is of a kind that can go on where it stopped.
+
+        Raises:
+            UserError: A run of this name exists, and the recipe neither resumes nor overwrites it.
+        """
+        for name in (recipe.model.model_name_or_path, recipe.run.init_from or ""):
+            base = Path(name).resolve()
+            if recipe.run.overwrite and base in [path.resolve() for path in self._all()]:
+                raise UserError(f"overwrite: this run would delete its own model {str(base)!r}")
+        fresh = recipe.run.resume_from is None and not recipe.run.overwrite
+        if fresh and any(path.exists() for path in self._all()):
+            ways = "--resume_from latest or --overwrite true" if can_resume else "--overwrite true"
+            raise UserError(
+                f"run_name: there is a run {self.name!r} already ({self.run}); choose another "
+                f"name, or give {ways}"
+            )
+
+    def prepare(self, recipe: Recipe) -> None:
+        """Make the run's folder, with the resolved recipe in it, in place of an overwritten one.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        if recipe.run.resume_from is None:
+            for path in self._all():
+                shutil.rmtree(path, ignore_errors=True)
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            self.recipe.write_text(recipe.to_yaml())
+        except OSError as error:
+            raise UserError(f"output_dir: cannot write to {str(self.run)!r}: {error}") from None
+
+    def _all(self) -> list[Path]:
+        return [self.run, self.best, self.final, *self.steps()]
+
+    def resume_folder(self, recipe: Recipe) -> Path | None:
+        """The checkpoint to resume from, if the recipe names one.
+
+        Raises:
+            UserError: There is none.
+        """
+        wanted = recipe.run.resume_from
+        if wanted is None:
+            return None
+        if wanted == "latest":
+            if not self.steps():
+                raise UserError(
+                    f"resume_from: there is no checkpoint {self.checkpoints / self.name}_step*"
+                )
+            wanted = str(self.steps()[-1])
+        if not (Path(wanted) / OPTIMIZER_FILE).is_file():
+            raise UserError(
+                f"resume_from: no checkpoint of a run of PPO in {wanted!r} (no {OPTIMIZER_FILE})"
+            )
+        if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
+            raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
+        return Path(wanted)

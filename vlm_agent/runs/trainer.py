@@ -1,0 +1,87 @@
+"""``Trainer``: what PPO and imitation share: a run, its callbacks, its metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.runs.begin import Run
+from vlm_agent.runs.callbacks import Callback, CallbackList
+from vlm_agent.runs.launch import allow_unused_layers
+from vlm_agent.world.pool.pool import EnvPool
+
+
+class Trainer:
+    """A policy, environments and a recipe, and what is known of the run so far.
+
+    Args:
+        policy: The policy to train.
+        pool: This process's environments.
+        recipe: The run.
+        run: Where it writes and among which processes it runs; made from the recipe by default.
+        accelerator: For a run that is made here; made too by default.
+
+    Attributes:
+        model: What gradients go through: the module that learns, as accelerate wrapped it.
+        policy: The policy without the wrapper.
+        metrics: Of the present update; callbacks may add to it.
+        evaluations: The rates of each evaluation, oldest first.
+        timesteps: Words said in training so far, in all processes.
+        new_timesteps: Of these, the last rollout's.
+        should_stop: Whether to end the run before it has all its words.
+    """
+
+    def __init__(
+        self,
+        policy: VLMPolicy,
+        pool: EnvPool,
+        recipe: Recipe,
+        run: Run | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.policy = policy
+        self.pool = pool
+        self.recipe = recipe
+        self.run = run or Run(recipe, accelerator)
+        self.accelerator = self.run.accelerator
+        self.folders = self.run.folders
+        self.callbacks = CallbackList([])
+        self.metrics: dict[str, Any] = {}
+        self.evaluations: list[dict[str, Any]] = []
+        self.timesteps = 0
+        self.new_timesteps = 0
+        self.total_timesteps = recipe.run.total_timesteps
+        self.words_per_step = pool.num_envs * self.accelerator.num_processes
+        self.should_stop = False
+        policy.recipe = recipe.to_dict()
+        policy.train_as(recipe.model)
+        self.model: Any
+        self.optimizer: Any
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Have accelerate wrap the module that learns, and its optimiser."""
+        allow_unused_layers(self.accelerator, self.policy)
+        self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+
+    def listen(self, *callbacks: Callback) -> None:
+        """Have callbacks told of what happens, behind those that are told already."""
+        self.callbacks.callbacks += callbacks
+
+    def is_due(self, every: int) -> bool:
+        """Whether the last rollout completed another ``every`` timesteps, or the run."""
+        before = self.timesteps - self.new_timesteps
+        return self.timesteps >= self.total_timesteps or self.timesteps // every > before // every
+
+    def evaluate(self) -> Any:
+        """Play the recipe's validation episodes."""
+        raise NotImplementedError
+
+    def save(self) -> Path:
+        """Write a checkpoint."""
+        raise NotImplementedError
