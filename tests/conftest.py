@@ -13,11 +13,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe, make_recipe
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.observations import Observations
@@ -89,3 +91,31 @@ def can_env() -> Iterator[LanguageActionEnv]:
     env = LanguageActionEnv(EnvConfig(frame_size=56))
     yield env
     env.close()
+
+
+@pytest.fixture(autouse=True)
+def forget_accelerate():
+    """Accelerate keeps one state per process; each test gets its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def recipe_for(tmp_path):
+    def make(**settings) -> Recipe:
+        values = {
+            "prompt_template": "prompts/minimal.jinja",
+            "output_dir": str(tmp_path),
+            "num_envs": 4,
+            "rollout_steps": 8,
+            "total_timesteps": 96,
+            "batch_size": 8,
+            "n_epochs": 2,
+            "num_eval_episodes": 0,
+            "save_freq": 10**9,
+            "learning_rate": 1e-3,
+        }
+        return make_recipe(values | settings, [ROOT])
+
+    return make

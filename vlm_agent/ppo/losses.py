@@ -36,7 +36,8 @@ def clipped_policy_loss(
     loss = -torch.minimum(ratio * advantage_B, clipped * advantage_B).mean()
     with torch.no_grad():
         error = (ratio - 1).abs()
-        approx_kl = ((ratio - 1) - log_ratio).mean()  # Schulman's k3, for samples of the old policy
+        # Schulman's k3, for samples of the old policy; `ratio - 1` would round below log_ratio.
+        approx_kl = (log_ratio.expm1() - log_ratio).mean()
         clip_fraction = (error > clip_range).float().mean()
     return PolicyLoss(loss, approx_kl, clip_fraction, error.max().detach())
 

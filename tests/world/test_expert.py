@@ -8,7 +8,7 @@ from vlm_agent.demonstrations.demonstrate import LONGEST_BURST, demonstrate
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import ExpertEnv, Oracle
+from vlm_agent.world.robosuite.expert import ExpertEnv, ScriptedExpert
 from vlm_agent.world.robosuite.scene import RobotScene
 
 WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
@@ -21,7 +21,7 @@ class BlindEnv(LanguageActionEnv):
         return {}
 
 
-def finishes(env: LanguageActionEnv, oracle: Oracle) -> bool:
+def finishes(env: LanguageActionEnv, oracle: ScriptedExpert) -> bool:
     """Whether the expert brings the present episode to its end."""
     terminated = truncated = False
     while not (terminated or truncated):
@@ -52,7 +52,7 @@ def test_it_solves_the_tasks_that_words_can_solve(task, seeds):
     solved = []
     for seed in seeds:
         env.reset(seed=seed)
-        solved.append(finishes(env, Oracle(env)))
+        solved.append(finishes(env, ScriptedExpert(env)))
     env.close()
     assert solved == [True] * 3
 
@@ -60,7 +60,7 @@ def test_it_solves_the_tasks_that_words_can_solve(task, seeds):
 def test_it_says_so_where_it_knows_no_way():
     env = BlindEnv(EnvConfig(task="Door", frame_size=28))
     with pytest.raises(UserError, match="no way to solve 'Door'"):
-        Oracle(env)
+        ScriptedExpert(env)
     env.close()
 
 
@@ -71,12 +71,12 @@ def test_it_says_so_where_it_knows_no_way():
 )
 def test_it_recovers_from_what_others_said(env, words):
     env.reset(seed=4, options={"actions": [WORD[word] for word in words]})
-    assert finishes(env, Oracle(env))
+    assert finishes(env, ScriptedExpert(env))
 
 
 def test_it_fetches_what_was_dropped(env):
     env.reset(seed=5)
-    oracle = Oracle(env)
+    oracle = ScriptedExpert(env)
     carried = env.scene.resting_height + 0.08
     while env.scene.object_position()[2] < carried:
         env.step(oracle.act())
@@ -88,7 +88,7 @@ def test_it_fetches_what_was_dropped(env):
 
 def test_it_leaves_what_lies_where_it_belongs(env):
     env.reset(seed=7)
-    oracle = Oracle(env)
+    oracle = ScriptedExpert(env)
     assert finishes(env, oracle)
     env.step(WORD["up"])
     assert oracle.act() == WORD["up"]
@@ -100,7 +100,7 @@ def test_it_reckons_with_where_the_next_word_moves_on_from(env, words, from_wher
     env.reset(seed=4, options={"actions": [WORD[word] for word in words]})
     places = {"target": env.scene.target_position, "hand": env.scene.gripper_position}
     assert np.linalg.norm(places["target"] - places["hand"]) > 0.01
-    assert np.array_equal(Oracle(env)._heading(), places[from_where])
+    assert np.array_equal(ScriptedExpert(env)._heading(), places[from_where])
 
 
 def test_it_speaks_in_the_frame_of_the_robots_base(monkeypatch):
@@ -109,17 +109,17 @@ def test_it_speaks_in_the_frame_of_the_robots_base(monkeypatch):
     monkeypatch.setattr(RobotScene, "base_rotation", property(lambda scene: turned))
     env = BlindEnv(EnvConfig(task="Lift", frame_size=28))
     env.reset(seed=1)
-    assert finishes(env, Oracle(env))
+    assert finishes(env, ScriptedExpert(env))
     env.close()
 
 
 def test_its_word_follows_from_the_state_alone(env):
     """DAgger asks about states that somebody else led to."""
     env.reset(seed=6)
-    knows_all, terminated = Oracle(env), False
+    knows_all, terminated = ScriptedExpert(env), False
     while not terminated:
         word = knows_all.act()
-        assert Oracle(env).act() == word
+        assert ScriptedExpert(env).act() == word
         *_, terminated, truncated, _ = env.step(word)
         assert not truncated
 
@@ -127,7 +127,7 @@ def test_its_word_follows_from_the_state_alone(env):
 def test_a_word_is_never_in_two_minds(env):
     """Left and right come before forward and backward, so that like pictures have like words."""
     env.reset(seed=7)
-    oracle = Oracle(env)
+    oracle = ScriptedExpert(env)
     said = []
     while not said or said[-1] != WORD["down"]:
         said.append(oracle.act())
@@ -140,7 +140,7 @@ def test_expert_env_tells_the_word_for_the_state_before():
     env = ExpertEnv(EnvConfig(task="Lift", frame_size=28))
     env.reset(seed=3)
     for word in (0, 5, 5, 2):
-        expected = Oracle(env).act()
+        expected = ScriptedExpert(env).act()
         observation, *_, info = env.step(word)
         assert info["expert_action"] == expected
         assert "expert_action" not in observation
@@ -169,5 +169,5 @@ def test_noise_comes_in_bursts_and_the_expert_labels_all_of_it(can_env):
     # Each label is what the expert says there, whatever was said.
     for step in np.flatnonzero(differs)[:3]:
         can_env.reset(seed=9, options={"actions": said[:step]})
-        assert Oracle(can_env).act() == played.expert_actions[step]
+        assert ScriptedExpert(can_env).act() == played.expert_actions[step]
     assert LONGEST_BURST == 4

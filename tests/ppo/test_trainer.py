@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.learning.runs import fresh_policy, metrics_of, trainer_for, without_times
-from tests.learning.worlds import ColourPool
+from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
+from tests.worlds import ColourPool
 from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation import evaluator as evaluator_module
 from vlm_agent.evaluation.evaluate import read_result
@@ -19,8 +19,9 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo import update as update_module
 from vlm_agent.ppo.advantages import generalized_advantages
 from vlm_agent.ppo.trainer import PPOTrainer
-from vlm_agent.rollout.collector import EpisodeRecord, RolloutBuffer, RolloutCollector
-from vlm_agent.runs.checkpoints import RunFolders, check_same_run
+from vlm_agent.rollout.collector import Episode, RolloutBuffer, RolloutCollector
+from vlm_agent.runs.compatibility import check_same_run
+from vlm_agent.runs.folders import RunFolders
 from vlm_agent.world.episode import Episode, load_episode
 
 LEARNING = {
@@ -235,7 +236,7 @@ def test_the_films_show_one_episode_before_and_after(recipe_for, monkeypatch):
 
     def fake_play(*arguments):
         return [
-            EpisodeRecord(7 + n, [trainer.timesteps, n], 1.0, success)
+            Episode(7 + n, [trainer.timesteps, n], 1.0, success)
             for n, success in enumerate(next(solved))
         ]
 

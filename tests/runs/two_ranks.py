@@ -11,16 +11,16 @@ import numpy as np
 def main() -> None:
     from vlm_agent.policy.building import build_policy
     from vlm_agent.ppo.trainer import PPOTrainer
-    from vlm_agent.recipe.recipe import load_recipe
-    from vlm_agent.runs.checkpoints import RunFolders
+    from vlm_agent.recipe.command_line import load_recipe
     from vlm_agent.runs.distributed import normalize_over_ranks
+    from vlm_agent.runs.folders import RunFolders
     from vlm_agent.runs.launch import start_accelerator
     from vlm_agent.world.pool.pool import EnvPool
 
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()
     accelerator = start_accelerator([], str(output))
-    policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
+    policy = build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
     rank = accelerator.process_index
     if accelerator.is_main_process:
         RunFolders(recipe).prepare(recipe)
@@ -31,7 +31,7 @@ def main() -> None:
         return hashlib.sha256(parameters).hexdigest()
 
     before = digest()
-    with EnvPool(recipe.env, recipe.ppo.num_envs, 1, recipe.ppo.gamma) as pool:
+    with EnvPool(recipe.env, recipe.rollout.num_envs, 1, recipe.ppo.gamma) as pool:
         trainer = PPOTrainer(recipe, accelerator, policy, pool)
         trainer.train()
         mine = np.arange(4.0) + 10 * rank

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation.evaluate import summarize
-from vlm_agent.recipe.recipe import load_recipe
+from vlm_agent.recipe.command_line import load_recipe
 from vlm_agent.report.results import (
     BEGIN,
     END,
@@ -20,7 +20,7 @@ from vlm_agent.report.results import (
     results_table,
     write_readme,
 )
-from vlm_agent.rollout.collector import EpisodeRecord
+from vlm_agent.rollout.collector import Episode
 from vlm_agent.studies import quick
 from vlm_agent.studies import stages as stages_module
 from vlm_agent.studies.results import write_results
@@ -58,8 +58,8 @@ def test_every_stage_is_a_command_that_can_be_typed(tmp_path: Path):
         module, *words = stage.command
         words = words[1:] if module == "vlm_agent.cli.main" else words
         recipe = load_recipe(words)
-        assert recipe.ppo.run_name in str(stage.makes)
-        assert recipe.ppo.output_dir == str(tmp_path)
+        assert recipe.run.run_name in str(stage.makes)
+        assert recipe.run.output_dir == str(tmp_path)
 
 
 def saying(path: Path) -> Stage:
@@ -185,7 +185,7 @@ def test_a_stage_that_makes_nothing_has_failed(tmp_path: Path):
 
 
 def evaluation(path: Path, name: str, solved: int) -> None:
-    records = [EpisodeRecord(n, [0] * 9, 0.0, n < solved) for n in range(10)]
+    records = [Episode(n, [0] * 9, 0.0, n < solved) for n in range(10)]
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(summarize(records, ["a"], policy=name, split="test")))
 
@@ -338,9 +338,9 @@ def test_the_quick_study_trains_as_users_do_but_for_the_evaluations(tmp_path: Pa
     shipped = load_recipe(["--config", "recipes/quick.yaml"])
     for stage in trainings:
         recipe = load_recipe(stage.command[1:])
-        assert recipe.ppo.total_timesteps == shipped.ppo.total_timesteps == 2000
-        assert recipe.ppo.run_name in str(stage.makes)
-        (after,) = [s for s in stages if f"{recipe.ppo.run_name}_step2000" in str(s.command)]
-        assert after.command[after.command.index("--seed") + 1] == str(recipe.ppo.seed)
+        assert recipe.run.total_timesteps == shipped.ppo.total_timesteps == 2000
+        assert recipe.run.run_name in str(stage.makes)
+        (after,) = [s for s in stages if f"{recipe.run.run_name}_step2000" in str(s.command)]
+        assert after.command[after.command.index("--seed") + 1] == str(recipe.run.seed)
     assert len(trainings) == len(quick.SETTINGS) * len(quick.SEEDS)
     assert shipped.ppo.num_eval_episodes == quick.EPISODES

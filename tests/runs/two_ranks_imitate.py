@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def main() -> None:
-    from tests.learning.worlds import ExpertPool, known
+    from tests.worlds import ExpertPool, known
     from vlm_agent.imitation import trainer as imitation
     from vlm_agent.policy.building import build_policy
-    from vlm_agent.recipe.recipe import load_recipe
-    from vlm_agent.runs.checkpoints import RunFolders
+    from vlm_agent.recipe.command_line import load_recipe
+    from vlm_agent.runs.folders import RunFolders
     from vlm_agent.runs.launch import start_accelerator
 
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()
     accelerator = start_accelerator([], str(output))
-    policy = build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
+    policy = build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
     if accelerator.is_main_process:
         RunFolders(recipe).prepare(recipe)
     accelerator.wait_for_everyone()
@@ -29,7 +29,7 @@ def main() -> None:
 
     before = digest(policy), digest(policy.value_head)
     trainer = imitation.ImitationTrainer(
-        recipe, accelerator, policy, ExpertPool(recipe.ppo.num_envs)
+        recipe, accelerator, policy, ExpertPool(recipe.rollout.num_envs)
     )
     trainer.train()
     report = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tests.learning.worlds import ColourPool, ScriptedPool
+from tests.worlds import ColourPool, ScriptedPool
 from vlm_agent.common.seeding import episode_seed
 from vlm_agent.policy.decisions import act, predict_values
 from vlm_agent.rollout import collector as rollout_module

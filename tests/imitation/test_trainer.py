@@ -5,8 +5,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.learning.runs import fresh_policy, metrics_of, trainer_for
-from tests.learning.worlds import ColourPool, ExpertPool, known
+from tests.short_runs import fresh_policy, metrics_of, trainer_for
+from tests.worlds import ColourPool, ExpertPool, known
 from vlm_agent.common.errors import UserError
 from vlm_agent.imitation import trainer as imitation
 from vlm_agent.imitation.trainer import ImitationTrainer, warmup_and_decay
@@ -14,7 +14,7 @@ from vlm_agent.policy.decisions import act
 from vlm_agent.ppo.run import _start_policy, run_imitation
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.collector import RolloutCollector
-from vlm_agent.runs.checkpoints import RunFolders, check_same_policy
+from vlm_agent.runs.folders import RunFolders, check_same_policy
 
 SETTINGS = {
     "sft_epochs": 6,
@@ -32,7 +32,7 @@ SETTINGS = {
 
 def imitation_for(recipe: Recipe) -> ImitationTrainer:
     RunFolders(recipe).prepare(recipe)
-    pool = ExpertPool(recipe.ppo.num_envs)
+    pool = ExpertPool(recipe.rollout.num_envs)
     return ImitationTrainer(recipe, Accelerator(cpu=True), fresh_policy(recipe), pool)
 
 

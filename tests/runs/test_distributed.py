@@ -44,7 +44,7 @@ def reports(request, tmp_path_factory) -> tuple[dict, dict, Path]:
         "learning_rate: 1e-3\nnum_eval_episodes: 3\nsave_freq: 64\neval_freq: 32\n"
         + FORMS[request.param]
     )
-    script = str(ROOT / "tests" / "learning" / "two_ranks.py")
+    script = str(ROOT / "tests" / "runs" / "two_ranks.py")
     result = launch(
         [*TWO, "--main_process_port", "29517", script, str(folder), "--config", str(recipe)], folder
     )
@@ -60,7 +60,7 @@ def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
         "rollout_groups: 1\nsft_epochs: 2\nsft_batch_size: 8\ndagger_rounds: 1\n"
         "dagger_words: 16\ndagger_epochs: 1\nnum_eval_episodes: 3\nhorizon: 4\n"
     )
-    script = str(ROOT / "tests" / "learning" / "two_ranks_imitate.py")
+    script = str(ROOT / "tests" / "runs" / "two_ranks_imitate.py")
     port = ["--main_process_port", "29519"]
     result = launch([*TWO, *port, script, str(tmp_path), "--config", str(recipe)], tmp_path)
     assert result.returncode == 0, result.stderr

@@ -122,7 +122,7 @@ def test_shipped_recipes_are_valid_and_say_how_to_run_them(path: Path):
     header = path.read_text().split("run_name")[0]
     for part in ("# Purpose:", "# Hardware:", "# Command:", f"--config recipes/{path.name}"):
         assert part in header
-    assert recipe.ppo.run_name == path.stem
+    assert recipe.run.run_name == path.stem
 
 
 def test_flags_override_the_recipe():
@@ -132,9 +132,9 @@ def test_flags_override_the_recipe():
     assert recipe.ppo.learning_rate == 5e-4
     assert recipe.model.use_peft is True
     assert recipe.ppo.target_kl is None
-    assert recipe.ppo.report_to == ["wandb", "tensorboard"]
-    assert recipe.ppo.eval_greedy is False
-    assert recipe.ppo.total_timesteps == read_yaml(Path(path))["total_timesteps"]
+    assert recipe.tracking.report_to == ["wandb", "tensorboard"]
+    assert recipe.evaluation.eval_greedy is False
+    assert recipe.run.total_timesteps == read_yaml(Path(path))["total_timesteps"]
 
 
 @pytest.mark.parametrize("text", ["[1", "x: y: z", "{a: 1, a: 2}"])

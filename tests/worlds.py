@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_agent.demonstrations.dataset import Labelled
+from vlm_agent.demonstrations.reading import Labelled
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.robot.faulty import FAULT_SEED, DriftingEnv, FaultyEnv
+from tests.world.faulty import FAULT_SEED, DriftingEnv, FaultyEnv
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
@@ -252,7 +252,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT", "exception"])
 def test_no_worker_outlives_its_parent(how: str, round_: int):
     parent = subprocess.Popen(
-        [sys.executable, "-m", "tests.robot.parent", how],
+        [sys.executable, "-m", "tests.world.parent", how],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.learning.worlds import ColourPool
+from tests.worlds import ColourPool
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import SPLITS, episode_seed
 from vlm_agent.evaluation import agents as players
-from vlm_agent.evaluation.agents import Player, load_player, measure
+from vlm_agent.evaluation.agents import Player, load_agent, measure
 from vlm_agent.evaluation.evaluate import evaluate
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
@@ -41,7 +41,7 @@ def test_no_episode_is_in_two_splits():
 
 
 def test_random_words_are_drawn_evenly():
-    player = load_player("random")
+    player = load_agent("random")
     uniforms = (np.arange(800) + 0.5) / 800
     blank = Observations(np.zeros((800, 28, 28, 3), np.uint8), np.zeros((800, 4), np.int32))
     assert np.bincount(player.speak(blank, uniforms)).tolist() == [100] * len(MOTIONS)
@@ -61,7 +61,7 @@ def test_the_expert_is_measured_on_the_episodes_of_the_split():
 def test_tiny_is_the_starters_model_without_what_it_learnt(monkeypatch):
     spoken = []
     monkeypatch.setattr(players, "speaker", lambda policy: spoken.append(policy.state_dict()))
-    starter, tiny = load_player("starter"), load_player("tiny")
+    starter, tiny = load_agent("starter"), load_agent("tiny")
     assert (tiny.env, tiny.gamma, tiny.words) == (starter.env, starter.gamma, starter.words)
     learnt, fresh = spoken
     template = PromptTemplate((ROOT / "prompts" / "minimal.jinja").read_text(), "a task", "Panda")
@@ -75,7 +75,7 @@ def test_tiny_is_the_starters_model_without_what_it_learnt(monkeypatch):
 
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="no policy in the folder 'orakel'"):
-        load_player("orakel")
+        load_agent("orakel")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_without_the_prompts_facts_it_is_always_the_beginning(make_observations)
 def test_a_result_says_what_the_policy_was_not_told(monkeypatch):
     monkeypatch.setattr(players, "evaluate", lambda *_: {})
     monkeypatch.setattr(players, "EnvPool", lambda *_, **__: nullcontext())
-    player = dataclasses.replace(load_player("random"), ablate="image")
+    player = dataclasses.replace(load_agent("random"), ablate="image")
     assert players.measure(player, 1, 0, True, "test")["ablate"] == "image"
 
 

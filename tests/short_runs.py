@@ -6,19 +6,19 @@ import json
 
 from accelerate import Accelerator
 
-from tests.learning.worlds import ColourPool
+from tests.worlds import ColourPool
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.runs.checkpoints import RunFolders
+from vlm_agent.runs.folders import RunFolders
 
 SHARES = ("physics_share", "rendering_share", "model_share", "waiting_share")
 TIMES = ("words_per_s", "rollout_s", "update_s", *SHARES)
 
 
 def fresh_policy(recipe: Recipe) -> VLMPolicy:
-    return build_policy(recipe.model, recipe.template, recipe.ppo.seed, recipe.to_dict())
+    return build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
 
 
 def trainer_for(
@@ -28,7 +28,7 @@ def trainer_for(
     **accelerate: str,
 ) -> PPOTrainer:
     RunFolders(recipe).prepare(recipe)
-    pool = ColourPool(recipe.ppo.num_envs)
+    pool = ColourPool(recipe.rollout.num_envs)
     accelerator = Accelerator(cpu=True, **accelerate)
     return PPOTrainer(recipe, accelerator, policy or fresh_policy(recipe), pool, start)
 

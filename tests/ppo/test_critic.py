@@ -9,8 +9,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.learning.runs import fresh_policy, metrics_of, trainer_for
-from tests.learning.worlds import ColourPool
+from tests.short_runs import fresh_policy, metrics_of, trainer_for
+from tests.worlds import ColourPool
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import generalized_advantages
@@ -19,7 +19,7 @@ from vlm_agent.ppo.run import run_imitation
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.rollout.collector import RolloutCollector
 from vlm_agent.rollout.samples import Samples
-from vlm_agent.runs.checkpoints import check_same_policy
+from vlm_agent.runs.compatibility import check_same_policy
 from vlm_agent.world.observations import STATE, Observations
 
 STATE_CRITIC = {"value_input": "state", "value_head_width": 16}
@@ -42,7 +42,7 @@ def with_states(observations: Observations, seed: int = 0) -> Observations:
 
 def state_trainer(recipe) -> PPOTrainer:
     trainer = trainer_for(recipe)
-    trainer.pool = trainer.collector.pool = StatePool(recipe.ppo.num_envs)
+    trainer.pool = trainer.collector.pool = StatePool(recipe.rollout.num_envs)
     return trainer
 
 

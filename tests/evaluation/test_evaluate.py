@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tests.learning.worlds import ColourPool
+from tests.worlds import ColourPool
 from vlm_agent.evaluation import evaluate as evaluation_module
 from vlm_agent.evaluation.evaluate import (
     episode_rates,
@@ -12,7 +12,7 @@ from vlm_agent.evaluation.evaluate import (
     wilson_interval,
 )
 from vlm_agent.policy.decisions import act
-from vlm_agent.rollout.collector import EpisodeRecord
+from vlm_agent.rollout.collector import Episode
 from vlm_agent.world.actions import DEFAULT_WORDS
 
 
@@ -33,7 +33,7 @@ def test_no_episodes_say_nothing():
 def test_rates_count_each_stage_as_having_pas_the_ones_before():
     stages = ["none", "reached", "grasped", "lifted", "placed"]
     records = [
-        EpisodeRecord(i, [0] * (i + 1), float(i), stage == "placed", stage)
+        Episode(i, [0] * (i + 1), float(i), stage == "placed", stage)
         for i, stage in enumerate(stages)
     ]
     result = summarize(records, DEFAULT_WORDS, seed=3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.learning.runs import fresh_policy, metrics_of, trainer_for, without_times
+from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
 from vlm_agent.ppo.advantages import generalized_advantages
 from vlm_agent.rollout.features import FeatureCache
 

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 
-from tests.learning.runs import SHARES, metrics_of, trainer_for
-from tests.learning.worlds import ColourPool
-from vlm_agent.rollout.collector import EpisodeRecord, RolloutCollector
+from tests.short_runs import SHARES, metrics_of, trainer_for
+from tests.worlds import ColourPool
+from vlm_agent.rollout.collector import Episode, RolloutCollector
 from vlm_agent.rollout.curriculum import WINDOW, ReverseCurriculum
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
@@ -128,8 +128,8 @@ def test_of_the_farthest_starts_only_training_learns_and_logs(recipe_for):
     trainer.bar = trainer._progress_bar()
     trainer.collector.curriculum = lessons = curriculum()
     lessons.learn([True] * WINDOW)  # three or four words are missing now
-    near = EpisodeRecord(7, [0] * 6, success=True, begun=5)
-    far = EpisodeRecord(7, [0] * 6, success=False, begun=2)
+    near = Episode(7, [0] * 6, success=True, begun=5)
+    far = Episode(7, [0] * 6, success=False, begun=2)
     rollout, _ = trainer.collect()
     trainer.record(rollout, [near, near, near, far], dict.fromkeys(SHARES, 0.0))
     row = metrics_of(recipe)[-1]

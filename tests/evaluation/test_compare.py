@@ -5,13 +5,12 @@ import pytest
 from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation.compare import compare, comparison_table, mcnemar
 from vlm_agent.evaluation.evaluate import summarize
-from vlm_agent.rollout.collector import EpisodeRecord
+from vlm_agent.rollout.collector import Episode
 
 
 def result(name: str, solved: list[int], first_seed: int = 0) -> dict:
     records = [
-        EpisodeRecord(first_seed + i, [0] * 10, 0.0, bool(success))
-        for i, success in enumerate(solved)
+        Episode(first_seed + i, [0] * 10, 0.0, bool(success)) for i, success in enumerate(solved)
     ]
     return summarize(records, ["a"], policy=name, split="test")
 

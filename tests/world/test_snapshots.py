@@ -14,7 +14,7 @@ from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.pool.snapshots import Snapshots
 from vlm_agent.world.pool.worker import Frames, WorkerSettings, make_envs
 from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import play_oracle
+from vlm_agent.world.robosuite.expert import play_expert
 from vlm_agent.world.robosuite.scene import Stage
 
 # Grips and lets go, so that the gripper is somewhere on its way.
@@ -69,7 +69,7 @@ def test_an_environment_goes_on_from_what_another_of_its_worker_remembers():
     config = EnvConfig(frame_size=28)
     settings = WorkerSettings((0, 1), config, 0.99, Frames.allocate(2, 28), None, LanguageActionEnv)
     first, second = make_envs(settings).values()
-    episode, _, _ = play_oracle(7, config)
+    episode, _, _ = play_expert(7, config)
     actions = episode.actions
     said = play(first, 7, actions)
     assert said[-1][2]["is_success"]

@@ -33,6 +33,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Not from here: the workers import the environment by its module's name.
-    from tests.robot import parent
+    from tests.world import parent
 
     parent.main()

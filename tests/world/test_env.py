@@ -9,15 +9,15 @@ from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode, load_episode, replay, save_episode
 from vlm_agent.world.observations import STATE
 from vlm_agent.world.robosuite.env import NO_WORD, LanguageActionEnv
-from vlm_agent.world.robosuite.expert import Oracle
+from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.scene import RobotScene
 
 WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
 
 
-def play_oracle(env: LanguageActionEnv, seed: int) -> tuple[list[int], list[float], list[dict]]:
+def play_expert(env: LanguageActionEnv, seed: int) -> tuple[list[int], list[float], list[dict]]:
     _, info = env.reset(seed=seed)
-    oracle, actions, rewards, infos, ended = Oracle(env), [], [], [info], False
+    oracle, actions, rewards, infos, ended = ScriptedExpert(env), [], [], [info], False
     while not ended:
         actions.append(oracle.act())
         _, reward, terminated, truncated, info = env.step(actions[-1])
@@ -72,7 +72,7 @@ def test_the_gripper_words_close_and_open_the_fingers(can_env):
             observation, *_ = can_env.step(WORD[word])
         finger = can_env.scene.env.sim.data.qpos[7]
         assert abs(finger - opening) < 0.006
-        assert observation["gripper_closed"] == fact
+        assert observation["gripper"] == fact
 
 
 def test_facts_count_words(can_env):
@@ -104,7 +104,7 @@ def test_seed_decides_the_scene(can_env):
 
 def test_oracle_solves_the_task_and_progress_adds_up(can_env):
     """The words suffice, all stages are passed, and potential-based rewards telescope."""
-    _, rewards, infos = play_oracle(can_env, seed=7)
+    _, rewards, infos = play_expert(can_env, seed=7)
     assert infos[-1]["is_success"]
     stages = [info["stage"] for info in infos]
     assert list(dict.fromkeys(stages)) == ["none", "reached", "grasped", "lifted", "placed"]
@@ -120,7 +120,7 @@ def test_oracle_solves_the_task_and_progress_adds_up(can_env):
 
 
 def test_a_critic_is_told_where_things_are(can_env):
-    _, _, infos = play_oracle(can_env, seed=7)
+    _, _, infos = play_expert(can_env, seed=7)
     told = [dict(zip(STATE, info["critic_state"], strict=True)) for info in infos]
     assert all(info["critic_state"].dtype == np.float32 for info in infos)
     # The places after the last word, in metres, from the simulator itself.
@@ -149,7 +149,7 @@ def test_a_critic_is_told_where_things_are(can_env):
     can_env.reset(seed=7)
     *_, info = can_env.step(WORD["close gripper"])
     in_the_air = dict(zip(STATE, info["critic_state"], strict=True))
-    assert (in_the_air["gripper_closed"], in_the_air["grasped"]) == (1, 0)
+    assert (in_the_air["gripper"], in_the_air["grasped"]) == (1, 0)
     assert gaps[closed == 1].min() < 0.75 * gaps.max()
 
 
@@ -165,7 +165,7 @@ def test_what_a_task_does_not_have_is_zero_for_a_critic():
 
 
 def test_episode_replays_bit_for_bit(can_env, tmp_path):
-    actions, _, infos = play_oracle(can_env, seed=7)
+    actions, _, infos = play_expert(can_env, seed=7)
     path = tmp_path / "episode.json"
     save_episode(path, Episode(7, tuple(actions)), can_env.config, DEFAULT_WORDS)
     episode, config, words = load_episode(path)
@@ -198,7 +198,7 @@ def test_reset_can_take_an_episode_up_where_it_stood(can_env):
 
 def test_lift_staged_and_sparse_rewards():
     env = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, reward="staged"))
-    actions, rewards, infos = play_oracle(env, seed=0)
+    actions, rewards, infos = play_expert(env, seed=0)
     assert infos[-1]["stage"] == "placed"
     assert rewards == [info["staged_reward"] for info in infos[1:]]
     sparse = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, reward="sparse"))
@@ -213,7 +213,7 @@ def test_time_limit_truncates_and_success_does_not():
     env.reset(seed=0)
     ends = [env.step(WORD["up"])[2:4] for _ in range(3)]
     assert ends == [(False, False), (False, False), (False, True)]
-    actions, _, _ = play_oracle(LanguageActionEnv(EnvConfig(task="Lift", frame_size=56)), seed=0)
+    actions, _, _ = play_expert(LanguageActionEnv(EnvConfig(task="Lift", frame_size=56)), seed=0)
     just_enough = LanguageActionEnv(EnvConfig(task="Lift", frame_size=56, horizon=len(actions)))
     just_enough.reset(seed=0)
     *_, terminated, truncated, _ = [just_enough.step(a) for a in actions][-1]

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from tests.learning.runs import metrics_of, without_times
-from tests.learning.worlds import ColourPool
+from tests.short_runs import metrics_of, without_times
+from tests.worlds import ColourPool
 from vlm_agent.common.errors import UserError
 from vlm_agent.ppo import run as run_module
 from vlm_agent.ppo.run import run_training
-from vlm_agent.runs.checkpoints import RunFolders, load_policy
+from vlm_agent.runs.checkpoints import load_policy
+from vlm_agent.runs.folders import RunFolders
 
 
 @pytest.fixture(autouse=True)
