@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Before torch and MuJoCo are imported: tests run side by side, one thread each is fastest.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from accelerate import Accelerator
 
 from tests.worlds import ColourPool
+from vlm_agent import Callback, PPOTrainer, Recipe, VLMPolicy
 from vlm_agent.policy.building import build_policy
-from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.trainer import PPOTrainer
-from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.rollout.sources import FreshEpisodes
 from vlm_agent.runs.folders import RunFolders
 
 SHARES = ("physics_share", "rendering_share", "model_share", "waiting_share")
@@ -24,13 +25,25 @@ def fresh_policy(recipe: Recipe) -> VLMPolicy:
 def trainer_for(
     recipe: Recipe,
     policy: VLMPolicy | None = None,
-    start: VLMPolicy | None = None,
+    *callbacks: Callback,
+    pool: Any = None,
     **accelerate: str,
 ) -> PPOTrainer:
-    RunFolders(recipe).prepare(recipe)
-    pool = ColourPool(recipe.rollout.num_envs)
-    accelerator = Accelerator(cpu=True, **accelerate)
-    return PPOTrainer(recipe, accelerator, policy or fresh_policy(recipe), pool, start)
+    """A trainer in the world of colours; keywords are for accelerate."""
+    pool = pool or ColourPool(recipe.rollout.num_envs)
+    accelerator = Accelerator(cpu=True, **accelerate) if accelerate else None
+    return PPOTrainer(
+        policy or fresh_policy(recipe), pool, recipe, callbacks, accelerator=accelerator
+    )
+
+
+def collector_for(pool: Any, seed: int = 0, rank: int = 0, groups: int = 1) -> RolloutCollector:
+    return RolloutCollector(pool, FreshEpisodes(seed), seed, rank, groups)
+
+
+def rollout_of(trainer: PPOTrainer, steps: int = 8):
+    """A rollout of a trainer, as it would collect one."""
+    return trainer.collector.collect_rollout(trainer.actor_critic.eval(), steps)[0]
 
 
 def metrics_of(recipe: Recipe) -> list[dict]:

@@ -11,6 +11,7 @@ import numpy as np
 from vlm_agent.demonstrations.reading import Labelled
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.episode import Episode
+from vlm_agent.world.facts import FACTS
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import StepBatch
 
@@ -30,6 +31,9 @@ class ColourPool:
     def __init__(self, num_envs: int, horizon: int = 4) -> None:
         self.num_envs = num_envs
         self.num_workers = 1
+        self.requests = 0
+        self.facts = tuple(FACTS)
+        self.state_size = None
         self.horizon = horizon
         self._episodes: dict[int, tuple[int, list[int]]] = {}
         self._limits: dict[int, int] = {}
@@ -37,6 +41,7 @@ class ColourPool:
         self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
+        self.requests += 1
         for slot, episode in episodes.items():
             self._begin(slot, episode)
         return Observations.stack([self._observe(slot) for slot in episodes])
@@ -48,6 +53,7 @@ class ColourPool:
     def start_step(
         self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
     ) -> None:
+        self.requests += 1
         self._begun.append((actions, following or {}))
 
     def finish_step(self) -> StepBatch:
@@ -91,8 +97,17 @@ class ColourPool:
     def _info(self) -> dict[str, Any]:
         return {"is_success": False, "stage": "none", "staged_reward": 0.0}
 
+    def wait_until_ready(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+    def __enter__(self) -> ColourPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class ExpertPool(ColourPool):

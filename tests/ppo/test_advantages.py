@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from vlm_agent.ppo.advantages import explained_variance, generalized_advantages
+from vlm_agent.ppo.advantages import (
+    explained_variance,
+    generalized_advantages,
+    returns_of_ended_episodes,
+)
 
 
 def test_by_hand_with_truncation_and_termination_in_one_batch():
@@ -74,3 +78,20 @@ def test_explained_variance():
     assert explained_variance(np.zeros(4), target) == 0.0
     assert explained_variance(-target, target) == pytest.approx(1 - 4.0)
     assert explained_variance(target, np.ones(4)) == 0.0
+
+
+def test_returns_are_known_up_to_the_last_end():
+    """Ten words in episodes of four, of which one runs into the time limit: by hand."""
+    rewards = np.arange(10.0)[:, None]
+    terminated, truncated = np.zeros((10, 1), bool), np.zeros((10, 1), bool)
+    truncated[3], terminated[7] = True, True
+    values = np.random.default_rng(0).normal(size=(10, 1))  # cancel
+    next_values = np.append(values[1:], [[0.0]], axis=0)
+    next_values[3] = 5.0
+    watched = rewards, values, next_values, terminated, truncated
+    returns = returns_of_ended_episodes(*watched, gamma=0.5)
+    at_limit = 3.0 + 0.5 * 5.0
+    assert returns[3] == pytest.approx(at_limit)
+    assert returns[0] == pytest.approx(0 + 0.5 * 1 + 0.25 * 2 + 0.125 * at_limit)
+    assert returns[4] == pytest.approx(4 + 0.5 * 5 + 0.25 * 6 + 0.125 * 7)
+    assert np.isnan(returns[8:]).all()

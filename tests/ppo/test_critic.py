@@ -1,96 +1,156 @@
-"""A critic that reads the scene's state, and passes in which the value head alone learns."""
+"""A critic that reads the scene's state, and passes in which the critic alone learns."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.short_runs import fresh_policy, metrics_of, trainer_for
+from tests.short_runs import collector_for, fresh_policy, metrics_of, rollout_of, trainer_for
 from tests.worlds import ColourPool
+from vlm_agent import VLMPolicy
 from vlm_agent.common.errors import UserError
-from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.imitation.run import run_imitation
+from vlm_agent.policy.heads import ValueHead
 from vlm_agent.ppo.advantages import generalized_advantages
-from vlm_agent.ppo.critic import fit_value_head
-from vlm_agent.ppo.run import run_imitation
-from vlm_agent.ppo.trainer import PPOTrainer
-from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.ppo.critic import ActorCritic, fit_critic, make_actor_critic
 from vlm_agent.rollout.samples import Samples
 from vlm_agent.runs.compatibility import check_same_policy
-from vlm_agent.world.observations import STATE, Observations
+from vlm_agent.runs.folders import RunFolders
+from vlm_agent.world.observations import Observations
 
 STATE_CRITIC = {"value_input": "state", "value_head_width": 16}
+SIZE = 3
 
 
 class StatePool(ColourPool):
     """Tells a critic the colour, and how many words have been said."""
 
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self.state_size = SIZE
+
     def _observe(self, slot: int) -> Observations:
-        state = np.zeros(len(STATE), np.float32)
+        state = np.zeros(SIZE, np.float32)
         state[:2] = self._colour(slot), len(self._episodes[slot][1])
         return dataclasses.replace(super()._observe(slot), states=state)
 
 
 def with_states(observations: Observations, seed: int = 0) -> Observations:
-    shape = (len(observations), len(STATE))
+    shape = (len(observations), SIZE)
     states = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     return dataclasses.replace(observations, states=states)
 
 
-def state_trainer(recipe) -> PPOTrainer:
-    trainer = trainer_for(recipe)
-    trainer.pool = trainer.collector.pool = StatePool(recipe.rollout.num_envs)
-    return trainer
+def state_trainer(recipe):
+    return trainer_for(recipe, pool=StatePool(recipe.rollout.num_envs))
+
+
+def state_critic(policy: VLMPolicy) -> ActorCritic:
+    """One that says something."""
+    made = ActorCritic(policy, ValueHead(SIZE, 16)).eval()
+    torch.nn.init.normal_(made.critic.output.weight)
+    return made
 
 
 @torch.no_grad()
-def output_of(policy: VLMPolicy, observations: Observations):
-    return policy(**policy.encode(observations))
+def output_of(actor, observations: Observations):
+    return actor(**actor.encode(observations))
 
 
 def test_only_the_value_depends_on_the_state(make_policy, make_observations):
-    policy = make_policy(**STATE_CRITIC).eval()
-    torch.nn.init.normal_(policy.value_head.output.weight)
+    policy = make_policy().eval()
+    actor = state_critic(policy)
     seen = make_observations(3)
-    one, two = (output_of(policy, with_states(seen, seed)) for seed in (0, 1))
+    one, two = (output_of(actor, with_states(seen, seed)) for seed in (0, 1))
     assert torch.equal(one.logits, two.logits)
     assert not torch.isclose(one.values, two.values).any()
-    nothing = output_of(policy, seen)  # as where a policy is only used
-    assert torch.equal(nothing.logits, one.logits)
-    assert nothing.values.isnan().all()
-    blind = make_policy(value_head_width=16).eval()
-    torch.nn.init.normal_(blind.value_head.output.weight)
-    values = [output_of(blind, with_states(seen, seed)).values for seed in (0, 1)]
-    assert torch.equal(*values)
-
-
-def test_a_saved_policy_keeps_its_critic(make_policy, make_observations, tmp_path):
-    policy = make_policy(**STATE_CRITIC).eval()
+    assert torch.equal(output_of(policy, seen).logits, one.logits)  # as where it is only used
     torch.nn.init.normal_(policy.value_head.output.weight)
-    policy.save_pretrained(tmp_path)
-    again = VLMPolicy.from_pretrained(tmp_path).eval()
-    seen = with_states(make_observations(3))
-    assert torch.equal(output_of(policy, seen).values, output_of(again, seen).values)
+    blind = [output_of(policy, with_states(seen, seed)).values for seed in (0, 1)]
+    assert torch.equal(*blind)
 
 
-def test_with_another_input_the_value_head_is_new(make_policy, recipe_for):
+def test_a_critic_without_its_state_is_an_error(make_policy, make_observations, recipe_for):
+    with pytest.raises(UserError, match="value_input: 'state', but the environments do not tell"):
+        state_critic(make_policy()).encode(make_observations(3))
+    with pytest.raises(UserError, match=r"make them with recipe\.make_pool"):
+        trainer_for(recipe_for(**STATE_CRITIC))
+
+
+def test_a_resumed_run_keeps_its_critic(recipe_for, tmp_path):
+    settings = {**STATE_CRITIC, "value_epochs": 2, "save_freq": 32}
+    straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
+    whole = state_trainer(straight)
+    whole.train()
+    stopped = recipe_for(output_dir=str(tmp_path / "stopped"), **settings)
+    state_trainer(stopped).train(64)
+    resumed = recipe_for(output_dir=str(tmp_path / "stopped"), resume_from="latest", **settings)
+    folder = RunFolders(resumed).resume_folder(resumed)
+    pool = StatePool(resumed.rollout.num_envs)
+    trainer = trainer_for(resumed, VLMPolicy.from_pretrained(folder), pool=pool)
+    trainer.resume(folder)
+    trainer.train()
+    states = [t.actor_critic.state_dict().values() for t in (whole, trainer)]
+    assert all(map(torch.equal, *states))
+
+
+def test_a_checkpoint_of_format_1_has_its_critic_where_the_value_head_belongs(recipe_for):
+    recipe = recipe_for(**STATE_CRITIC, save_freq=32)
+    trainer = state_trainer(recipe)
+    trainer.train(32)
+    (folder,) = trainer.folders.steps()
+    as_in_format_1(folder)
+    resumed = recipe_for(**STATE_CRITIC, resume_from="latest")
+    pool = StatePool(resumed.rollout.num_envs)
+    policy = VLMPolicy.from_pretrained(folder)
+    for name, weight in policy.backbone.named_parameters():
+        assert torch.equal(weight, trainer.policy.backbone.get_parameter(name)), name
+    again = trainer_for(resumed, policy, pool=pool)
+    again.resume(folder)
+    for old, new in zip(
+        trainer.actor_critic.critic.parameters(),
+        again.actor_critic.critic.parameters(),
+        strict=True,
+    ):
+        assert torch.equal(old, new)
+    again.train()
+    assert [row["timesteps"] for row in metrics_of(resumed)] == [32, 64, 96]
+
+
+def as_in_format_1(folder) -> None:
+    """Rewrite a checkpoint as the first version wrote it."""
+    (folder / "critic.safetensors").replace(folder / "value_head.safetensors")
+    policy = json.loads((folder / "policy.json").read_text())
+    del policy["format_version"], policy["facts"]
+    policy["model"]["value_input"] = "state"
+    (folder / "policy.json").write_text(json.dumps(policy))
+    state = json.loads((folder / "trainer_state.json").read_text())
+    del state["format_version"]
+    for collector in state["collectors"]:
+        del collector["source"]
+        for episode in collector["running"]:
+            episode["begun"] = episode.pop("prefix_length")
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+
+
+def test_another_critic_may_be_trained_with_a_policy(make_policy, recipe_for):
+    """Its head has sizes of its own, and what the policy's head has learnt stays."""
     policy = make_policy()
     torch.nn.init.normal_(policy.value_head.output.weight)
-    backbone = [p.clone() for p in policy.actor_parameters()]
+    before = [p.clone() for p in policy.parameters()]
     wanted = recipe_for(**STATE_CRITIC)
-    check_same_policy("init_from: x", policy, wanted)  # may be another critic, of another width
-    policy.train_as(wanted.model)
-    head = policy.value_head
-    assert head.hidden[0].weight.shape == (16, len(STATE))
-    assert not head.output.weight.any()
-    assert all(map(torch.equal, backbone, policy.actor_parameters()))
-    policy.train_as(wanted.model)
-    assert policy.value_head is head  # what it has learnt stays
+    check_same_policy("init_from: x", policy, wanted)
+    critic = make_actor_critic(policy, StatePool(2), wanted).critic
+    assert critic.hidden[0].weight.shape == (16, SIZE)
+    assert not critic.output.weight.any()
+    assert all(map(torch.equal, before, policy.parameters()))
     with pytest.raises(UserError, match="value_head_width"):
-        check_same_policy("x", policy, recipe_for(value_input="state", value_head_width=8))
+        check_same_policy("x", policy, recipe_for(value_head_width=8))
 
 
 def test_demonstrations_cannot_teach_it(recipe_for):
@@ -99,18 +159,15 @@ def test_demonstrations_cannot_teach_it(recipe_for):
 
 
 def test_rollouts_keep_the_state_of_each_moment(recipe_for):
-    recipe = recipe_for(**STATE_CRITIC)
-    policy = fresh_policy(recipe)
-    torch.nn.init.normal_(policy.value_head.output.weight)
-    collector = RolloutCollector(StatePool(4), seed=0, rank=0, groups=2)
-    buffer, _ = collector.collect_rollout(policy.eval(), 6)
+    actor = state_critic(fresh_policy(recipe_for()))
+    buffer, _ = collector_for(StatePool(4), groups=2).collect_rollout(actor, 6)
     states = buffer.observations.states
-    assert states.shape == (6, 4, len(STATE))
+    assert states.shape == (6, 4, SIZE)
     reds = buffer.observations.frames[..., 0, 0, 0] == ColourPool.COLOURS[0][0]
     assert np.array_equal(states[..., 0] == 0, reds)
     assert states[:, 0, 1].tolist() == [0, 1, 2, 3, 0, 1]  # an episode has four words
     with torch.no_grad():
-        values = policy.value_head(torch.from_numpy(states)).numpy()
+        values = actor.critic(torch.from_numpy(states)).numpy()
     np.testing.assert_allclose(buffer.values, values, rtol=1e-5)
     # Where an episode was cut off, its value is of the state it was cut off in: four words said.
     assert buffer.truncated[3].all()
@@ -118,9 +175,11 @@ def test_rollouts_keep_the_state_of_each_moment(recipe_for):
     assert not np.isclose(buffer.next_values[3], buffer.values[4]).any()
 
 
-def test_the_targets_may_have_a_lambda_of_their_own(recipe_for):
-    trainer = trainer_for(recipe_for(gae_lambda=0.5, value_lambda=1.0))
-    rollout, _ = trainer.collector.collect_rollout(trainer.policy.eval(), 8)
+@pytest.mark.parametrize("value_lambda", [None, 1.0])
+def test_the_targets_may_have_a_lambda_of_their_own(recipe_for, value_lambda):
+    """Seen by how much of them the rollout's values explain."""
+    trainer = trainer_for(recipe_for(gae_lambda=0.5, value_lambda=value_lambda))
+    rollout = rollout_of(trainer)
     rollout.values[:] = np.random.default_rng(0).normal(size=rollout.values.shape)
     watched = (
         rollout.rewards,
@@ -130,59 +189,56 @@ def test_the_targets_may_have_a_lambda_of_their_own(recipe_for):
         rollout.truncated,
         0.99,
     )
-    advantages, returns = trainer.improve._advantages(rollout, rollout.rewards)
-    assert np.array_equal(advantages, generalized_advantages(*watched, 0.5)[0])
-    assert np.array_equal(returns, generalized_advantages(*watched, 1.0)[1])
-    trainer.improve.ppo = recipe_for(gae_lambda=0.5).ppo
-    advantages, returns = trainer.improve._advantages(rollout, rollout.rewards)
-    assert np.allclose(returns - rollout.values, advantages)
+    _, returns = generalized_advantages(*watched, 0.5 if value_lambda is None else value_lambda)
+    explained = 1 - np.var(returns - rollout.values) / np.var(returns)
+    assert trainer.update(rollout)["explained_variance"] == pytest.approx(explained)
 
 
-@pytest.mark.parametrize("critic", [{}, STATE_CRITIC], ids=["hidden", "state"])
-def test_value_epochs_teach_the_value_head_alone(recipe_for, critic):
-    recipe = recipe_for(**critic, batch_size=16)
+@pytest.mark.parametrize("of_state", [False, True], ids=["hidden", "state"])
+def test_passes_of_its_own_teach_the_critic_alone(recipe_for, of_state):
+    recipe = recipe_for(batch_size=16)
     policy = fresh_policy(recipe)
-    collector = RolloutCollector(StatePool(8), seed=0, rank=0)
-    buffer, _ = collector.collect_rollout(policy.eval(), 16)
+    actor = state_critic(policy) if of_state else ActorCritic(policy)
+    buffer, _ = collector_for(StatePool(8)).collect_rollout(actor.eval(), 16)
     backbone = [p.clone() for p in policy.actor_parameters()]
     accelerator = Accelerator(cpu=True)
-    samples = Samples(policy, buffer, accelerator.autocast)
+    samples = Samples(actor, buffer, accelerator.autocast)
     returns = 3.0 * (buffer.observations.frames[..., 0, 0, 0] > 100) - 1.0  # follow the colour
-    explained = fit_value_head(
-        policy, accelerator, samples, returns, ppo=recipe.ppo, epochs=20, learning_rate=1e-2
+    explained = fit_critic(
+        actor, accelerator, samples, returns, recipe=recipe, epochs=20, learning_rate=1e-2
     )
     assert explained > 0.9
-    output = output_of(policy, buffer.observations.flatten())
+    output = output_of(actor, buffer.observations.flatten())
     assert abs(output.values.numpy() - returns.reshape(-1)).max() < 1
     assert all(map(torch.equal, backbone, policy.actor_parameters()))
 
 
 def test_moments_without_a_target_teach_nothing(recipe_for):
     recipe = recipe_for(batch_size=16)
-    policy = fresh_policy(recipe)
-    buffer, _ = RolloutCollector(StatePool(8), seed=0, rank=0).collect_rollout(policy.eval(), 16)
+    actor = ActorCritic(fresh_policy(recipe))
+    buffer, _ = collector_for(StatePool(8)).collect_rollout(actor.eval(), 16)
     accelerator = Accelerator(cpu=True)
-    samples = Samples(policy, buffer, accelerator.autocast)
+    samples = Samples(actor, buffer, accelerator.autocast)
 
     def fit(targets: np.ndarray) -> float:
-        how = {"ppo": recipe.ppo, "epochs": 20, "learning_rate": 1e-2}
-        return fit_value_head(policy, accelerator, samples, targets, **how)
+        how = {"recipe": recipe, "epochs": 20, "learning_rate": 1e-2}
+        return fit_critic(actor, accelerator, samples, targets, **how)
 
-    before = [p.clone() for p in policy.head_parameters()]
+    before = [p.clone() for p in actor.head_parameters()]
     assert fit(np.full((16, 8), np.nan)) == 0.0
-    assert all(map(torch.equal, before, policy.head_parameters()))
+    assert all(map(torch.equal, before, actor.head_parameters()))
     returns = 3.0 * (buffer.observations.frames[..., 0, 0, 0] > 100) - 1.0  # follow the colour
     returns[5:] = np.nan
     assert fit(returns) > 0.9
 
 
 @pytest.mark.parametrize("epochs", [0, 10])
-def test_ppo_gives_the_value_head_further_passes(recipe_for, epochs):
+def test_ppo_gives_the_critic_further_passes(recipe_for, epochs):
     """With as good as no learning rate in the update itself, only they teach it."""
     recipe = recipe_for(
         **STATE_CRITIC, value_epochs=epochs, value_learning_rate=1e-2, n_epochs=1, value_coef=0
     )
     trainer = state_trainer(recipe)
     trainer.train()
-    assert bool(trainer.policy.value_head.output.weight.any()) == (epochs > 0)
+    assert bool(trainer.actor_critic.critic.output.weight.any()) == (epochs > 0)
     assert np.isfinite(metrics_of(recipe)[-1]["value_loss"])

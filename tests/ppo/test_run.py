@@ -1,53 +1,54 @@
-"""A whole run from recipe to summary, in a small world."""
+"""Whole runs from recipe to the last checkpoint, in a small world."""
 
 import json
 
 import pytest
+from accelerate.state import AcceleratorState
 
-from tests.short_runs import metrics_of, without_times
+from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.worlds import ColourPool
+from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
-from vlm_agent.ppo import run as run_module
-from vlm_agent.ppo.run import run_training
+from vlm_agent.ppo.reference import make_reference
+from vlm_agent.runs.begin import Run, start_policy
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.runs.folders import RunFolders
 
 
-@pytest.fixture(autouse=True)
-def small_world(monkeypatch):
-    class Pool(ColourPool):
-        def __init__(self, _, num_envs: int, *__, **___) -> None:
-            super().__init__(num_envs)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_) -> None:
-            pass
-
-        def wait_until_ready(self) -> None:
-            pass
-
-    monkeypatch.setattr(run_module, "EnvPool", Pool)
+def run(recipe) -> PPOTrainer:
+    """As ``run_training`` does, in the world of colours."""
+    begun = Run(recipe)
+    folder = begun.folders.resume_folder(recipe)
+    pool = ColourPool(recipe.rollout.num_envs)
+    policy = start_policy(recipe) if folder is None else VLMPolicy.from_pretrained(folder)
+    reference = None if folder is None else make_reference(policy, recipe, is_start=False)
+    trainer = PPOTrainer(policy, pool, recipe, reference=reference, run=begun)
+    if folder is not None:
+        trainer.resume(folder)
+    trainer.train()
+    return trainer
 
 
-@pytest.mark.parametrize("form", [{}, {"use_peft": True}], ids=["full", "lora"])
+@pytest.mark.parametrize("form", ["full", "lora", "lora from an adapter"])
 def test_a_resumed_run_stays_tied_to_where_the_first_one_started(recipe_for, tmp_path, form):
-    settings = {"kl_coef": 0.3, "kl_estimator": "k3", "save_freq": 32, **form}
+    settings = {"kl_coef": 0.3, "kl_estimator": "k3", "save_freq": 32, "use_peft": form != "full"}
+    if form == "lora from an adapter":
+        start = recipe_for(use_peft=True, run_name="start", total_timesteps=32, save_freq=32)
+        settings["init_from"] = str(run(start).folders.steps()[-1])
     straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
-    run_training(straight)
+    run(straight)
     stopped = {**settings, "output_dir": str(tmp_path / "stopped")}
-    run_training(recipe_for(total_timesteps=64, **stopped))
+    run(recipe_for(total_timesteps=64, **stopped))
     resumed = recipe_for(resume_from="latest", **stopped)
-    run_training(resumed)
+    run(resumed)
     assert without_times(metrics_of(resumed)) == without_times(metrics_of(straight))
     assert metrics_of(straight)[-1]["reference_kl"] > 1e-4
 
 
 def test_a_resumed_runs_checkpoints_hold_the_recipe_they_were_written_by(recipe_for):
-    run_training(recipe_for(save_freq=32, total_timesteps=32))
+    run(recipe_for(save_freq=32, total_timesteps=32))
     changed = {"learning_rate": 7e-5, "gradient_checkpointing": True}  # what may change
-    run_training(recipe_for(save_freq=32, resume_from="latest", **changed))
+    run(recipe_for(save_freq=32, resume_from="latest", **changed))
     folders = RunFolders(recipe_for()).steps()
     rates = [json.loads((f / "recipe.json").read_text())["learning_rate"] for f in folders]
     assert rates == [1e-3, 7e-5, 7e-5]
@@ -55,29 +56,111 @@ def test_a_resumed_runs_checkpoints_hold_the_recipe_they_were_written_by(recipe_
     assert [s["gradient_checkpointing"] for s in settings] == [False, True, True]
 
 
-@pytest.mark.parametrize("what", ["trackers", "robots", "policy"])
-def test_a_run_that_cannot_begin_leaves_the_earlier_one_alone(recipe_for, monkeypatch, what):
-    recipe = recipe_for(total_timesteps=32, save_freq=32, report_to=["tensorboard"])
-    run_training(recipe)
+def test_an_earlier_run_is_replaced_only_by_one_that_begins(recipe_for):
+    recipe = recipe_for(total_timesteps=32, save_freq=32)
+    run(recipe)
+    (RunFolders(recipe).run / "of-the-earlier-run").touch()
     before = sorted(RunFolders(recipe).run.rglob("*"))
 
-    def fail(*_) -> None:
-        raise UserError(f"no {what}")
+    def is_there() -> bool:
+        folders = RunFolders(recipe)
+        return sorted(folders.run.rglob("*")) == before and len(folders.steps()) == 1
 
-    where = {
-        "trackers": "check_trackers",
-        "robots": "EnvPool.wait_until_ready",
-        "policy": "build_policy",
-    }
-    monkeypatch.setattr(f"vlm_agent.ppo.run.{where[what]}", fail)
-    with pytest.raises(UserError, match=f"no {what}"):
-        run_training(recipe_for(overwrite=True, report_to=["tensorboard"]))
-    assert sorted(RunFolders(recipe).run.rglob("*")) == before
-    assert len(RunFolders(recipe).steps()) == 1
+    with pytest.raises(UserError, match="report_to: 'nowhere:Tracker'"):
+        run(recipe_for(overwrite=True, report_to=["nowhere:Tracker"]))
+    assert is_there()
+    with pytest.raises(UserError, match="no policy in the folder"):
+        run(recipe_for(overwrite=True, init_from="/nowhere"))
+    assert is_there()
+    trainer = trainer_for(recipe_for(overwrite=True, total_timesteps=32))
+    assert is_there()  # robots, model and trackers are there, and nothing has been written
+    trainer.train()
+    assert not is_there()
 
 
-def test_a_policy_without_its_recipe_cannot_be_evaluated(policy, tmp_path):
-    policy.recipe = {"gamma": 0.9, "task": "Lift"}
+def test_a_run_may_be_asked_for_more_words(recipe_for, tmp_path):
+    whole = recipe_for(output_dir=str(tmp_path / "whole"))
+    trainer_for(whole).train()
+    parts = recipe_for(output_dir=str(tmp_path / "parts"))
+    trainer = trainer_for(parts)
+    trainer.train(32)
+    assert trainer.timesteps == 32
+    trainer.train(96)
+    assert without_times(metrics_of(parts)) == without_times(metrics_of(whole))
+
+
+class Everything(Callback):
+    """Notes what it is told, adds to the metrics and ends the run."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_train_begin(self, trainer):
+        self.told.append("begin")
+
+    def on_rollout_end(self, trainer, rollout, episodes):
+        self.told.append(f"rollout {rollout.rewards.shape} {len(episodes)}")
+        trainer.metrics["mine"] = trainer.timesteps
+
+    def on_update_end(self, trainer, metrics):
+        self.told.append(f"update {metrics['timesteps']}")
+        trainer.should_stop = trainer.timesteps == 64
+
+    def on_evaluate(self, trainer, evaluation):
+        self.told.append(f"evaluated {len(evaluation.episodes)}")
+
+    def on_save(self, trainer, folder):
+        self.told.append(f"saved {folder.name}")
+
+    def on_train_end(self, trainer):
+        self.told.append("end")
+
+
+def test_a_callback_from_outside_is_told_of_everything(recipe_for):
+    recipe = recipe_for(num_eval_episodes=2, eval_freq=64, save_freq=64)
+    callback = Everything()
+    trainer_for(recipe, None, callback).train()
+    assert callback.told == [
+        "begin",
+        "evaluated 2",
+        "rollout (8, 4) 8",
+        "update 32",
+        "rollout (8, 4) 8",
+        "update 64",
+        "evaluated 2",
+        "saved vlm-agent_step64",
+        "end",
+    ]
+    assert [row["mine"] for row in metrics_of(recipe)] == [32, 64]
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
+def test_a_launch_that_would_share_the_model_is_refused(recipe_for, monkeypatch, variable):
+    """Accelerate itself passes over it in silence on a CPU."""
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(UserError, match="the accelerate config asks for .*not supported yet"):
+        trainer_for(recipe_for())
+
+
+def test_gradients_that_accelerate_would_accumulate_are_refused(recipe_for):
+    for settings in ({"gradient_accumulation_steps": 4}, {}):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if settings:
+            with pytest.raises(UserError, match=r"steps: 4; leave it out and set micro_batch_size"):
+                trainer_for(recipe_for(), fresh_policy(recipe_for()), **settings)
+        else:
+            trainer_for(recipe_for())
+
+
+def test_a_policy_that_does_not_say_its_task_cannot_be_evaluated(policy, tmp_path):
+    policy.recipe = {"gamma": 0.9}
     policy.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="the recipe of the policy .* lacks robot, frame_size"):
+    with pytest.raises(UserError, match="does not say in which task it was trained"):
         load_policy(tmp_path)
+
+
+def test_settings_that_a_policys_recipe_lacks_are_their_defaults(policy, tmp_path):
+    policy.recipe = {"task": "Lift", "horizon": 7, "of_another_time": 1}
+    policy.save_pretrained(tmp_path)
+    _, env, gamma = load_policy(tmp_path)
+    assert (env.task, env.horizon, env.step_size, gamma) == ("Lift", 7, 0.03, 0.99)

@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
+from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_for, without_times
 from tests.worlds import ColourPool
+from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
-from vlm_agent.evaluation import evaluator as evaluator_module
-from vlm_agent.evaluation.evaluate import read_result
-from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo import update as update_module
-from vlm_agent.ppo.advantages import generalized_advantages
-from vlm_agent.ppo.trainer import PPOTrainer
-from vlm_agent.rollout.collector import Episode, RolloutBuffer, RolloutCollector
+from vlm_agent.report.examples import save_examples
 from vlm_agent.runs.compatibility import check_same_run
 from vlm_agent.runs.folders import RunFolders
-from vlm_agent.world.episode import Episode, load_episode
+from vlm_agent.world.episode import load_episode
 
 LEARNING = {
     "num_envs": 8,
@@ -35,54 +30,60 @@ LEARNING = {
 }
 
 
+class ContraryPool(ColourPool):
+    """The right word costs 1."""
+
+    def _reward(self, slot: int, action: int) -> float:
+        return -super()._reward(slot, action)
+
+
 def share_of_right_words(trainer: PPOTrainer) -> float:
-    """Mean reward of sampled words in fresh episodes; chance is 1/8."""
-    collector = RolloutCollector(ColourPool(32), seed=123, rank=9)
-    collector.take_up()
+    """Share of sampled words in fresh episodes that are right; chance is 1/8."""
+    collector = collector_for(ColourPool(32), seed=123, rank=9)
     return float(collector.collect_rollout(trainer.policy.eval(), 8)[0].rewards.mean())
 
 
-@pytest.mark.parametrize("sign", [1, -1], ids=["as it is", "advantage's sign flipped"])
-def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, monkeypatch, sign):
-    def estimate(*args):
-        advantages, returns = generalized_advantages(*args)
-        return sign * advantages, returns
-
-    monkeypatch.setattr(update_module, "generalized_advantages", estimate)
-    words = 768 if sign > 0 else 256  # to forget is quicker than to learn
-    trainer = trainer_for(recipe_for(**LEARNING, total_timesteps=words))
+@pytest.mark.parametrize("world", [ColourPool, ContraryPool])
+def test_ppo_learns_which_word_belongs_to_which_colour(recipe_for, world):
+    words = 768 if world is ColourPool else 256  # to avoid is quicker than to find
+    trainer = trainer_for(recipe_for(**LEARNING, total_timesteps=words), pool=world(8))
     assert share_of_right_words(trainer) < 0.3
     trainer.train()
-    if sign > 0:
+    if world is ColourPool:
         assert share_of_right_words(trainer) > 0.5
     else:
         assert share_of_right_words(trainer) < 0.05
 
 
-def test_one_rollout_is_in_memory_at_a_time(recipe_for, monkeypatch):
-    """Its frames and image features are the largest thing in host memory."""
-    made, alive = [], []
-    empty = RolloutBuffer.empty
+class Memory(Callback):
+    """Looks, while a rollout is collected, how many earlier ones are still in memory."""
 
-    def note(*arguments):
+    def __init__(self) -> None:
+        self.made: list[weakref.ref] = []
+        self.alive: list[int] = []
+
+    def on_step(self, trainer):
         gc.collect()
-        alive.append(sum(reference() is not None for reference in made))
-        buffer = empty(*arguments)
-        made.append(weakref.ref(buffer))
-        return buffer
+        self.alive.append(sum(rollout() is not None for rollout in self.made))
 
-    monkeypatch.setattr(RolloutBuffer, "empty", note)
-    trainer_for(recipe_for(use_peft=True)).train()
-    assert alive == [0, 0, 0]
+    def on_rollout_end(self, trainer, rollout, episodes):
+        self.made.append(weakref.ref(rollout))
 
 
-def test_ddp_is_told_of_layers_that_are_never_used(recipe_for, monkeypatch):
-    for settings in ({}, {"use_peft": True, "overwrite": True}):
+def test_one_rollout_is_in_memory_at_a_time(recipe_for):
+    """Its frames and image features are the largest thing in host memory."""
+    memory = Memory()
+    trainer_for(recipe_for(use_peft=True), None, memory).train()
+    assert len(memory.made) == 3
+    assert memory.alive == [0] * 24
+
+
+def test_ddp_is_told_of_layers_that_are_never_used(recipe_for):
+    for settings in ({}, {"use_peft": True}):
         recipe = recipe_for(**settings)
         assert trainer_for(recipe).accelerator.ddp_handler is None
         policy = fresh_policy(recipe)
         policy.family = dataclasses.replace(policy.family, skips_layers=True)
-        recipe = recipe_for(**settings, overwrite=True) if not settings else recipe
         handler = trainer_for(recipe, policy).accelerator.ddp_handler
         assert (handler is not None) == (not policy.vision_is_frozen)
         assert handler is None or handler.find_unused_parameters
@@ -137,13 +138,35 @@ def test_linear_schedule_falls_to_zero_for_both_learning_rates(recipe_for):
     assert seen[-1] == pytest.approx([1e-3 / 3, 2e-3 / 3])
 
 
-@pytest.mark.parametrize("use_peft", [False, True], ids=["full", "lora"])
-def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, use_peft):
+class Stop(Callback):
+    """Ends the process, so to speak, when a rollout is there and not yet learnt from."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_rollout_end(self, trainer, rollout, episodes):
+        if trainer.timesteps == self.at:
+            raise KeyboardInterrupt
+
+
+def resumed_trainer(recipe, *callbacks: Callback) -> PPOTrainer:
+    folder = RunFolders(recipe).resume_folder(recipe)
+    trainer = trainer_for(recipe, VLMPolicy.from_pretrained(folder), *callbacks)
+    trainer.resume(folder)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"use_peft": True}, {"prompt_template": "prompts/default.jinja"}],
+    ids=["full", "lora", "a prompt that tells numbers"],
+)
+def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, form):
     settings = {
         "save_freq": 32,
         "num_eval_episodes": 2,
         "eval_freq": 64,
-        "use_peft": use_peft,
+        **form,
     }
     straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
     whole = trainer_for(straight)
@@ -152,40 +175,62 @@ def test_resumed_run_goes_on_as_if_nothing_had_happened(recipe_for, tmp_path, us
     settings["output_dir"] = str(tmp_path / "stopped")
     stopped = recipe_for(**settings)
     first = trainer_for(stopped)
-    step = PPOTrainer.update
-
-    def die_in_the_third_update(self, rollout):
-        if self.updates == 2:
-            raise KeyboardInterrupt
-        return step(self, rollout)
-
-    first.update = die_in_the_third_update.__get__(first)
+    first.listen(Stop(at=96))
     with pytest.raises(KeyboardInterrupt):
         first.train()
     resumed_recipe = recipe_for(resume_from="latest", **settings)
-    folder = RunFolders(resumed_recipe).resume_folder(resumed_recipe)
-    assert folder.name == "vlm-agent_step64"
-    resumed = trainer_for(resumed_recipe, VLMPolicy.from_pretrained(folder))
-    resumed.resume()
+    resumed = resumed_trainer(resumed_recipe)
+    assert resumed.timesteps == 64
     resumed.train()
     assert without_times(metrics_of(resumed_recipe)) == without_times(metrics_of(straight))
     for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert resumed.evaluator.history == whole.evaluator.history
+    assert resumed.evaluations == whole.evaluations
 
 
-def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for, monkeypatch):
-    """A run goes on at 32 timesteps though it had been at 96, and does worse from there on."""
-    settings = {"save_freq": 32, "num_eval_episodes": 2, "eval_freq": 64}
+class SolvedPool(ColourPool):
+    """In an evaluation, so many episodes are solved as a script says; training solves none.
+
+    Args:
+        num_envs: N.
+        shares: For each evaluation, whether each of its episodes is solved.
+    """
+
+    def __init__(self, num_envs: int, shares: list[tuple[bool, ...]]) -> None:
+        super().__init__(num_envs)
+        self.shares = iter(shares)
+        self.solved: tuple[bool, ...] = ()
+        self.reward = 0.0
+
+    def _reward(self, slot: int, action: int) -> float:
+        return self.reward
+
+    def reset(self, episodes):
+        is_evaluation = any(episode.seed % 4 == 1 for episode in episodes.values())  # validation
+        self.solved = next(self.shares) if is_evaluation else ()
+        return super().reset(episodes)
+
+    def finish_step(self):
+        slots = list(self._begun[0][0])
+        batch = super().finish_step()
+        for slot, info in zip(slots, batch.infos, strict=True):
+            info["is_success"] = slot < len(self.solved) and self.solved[slot]
+        return batch
+
+
+def so_good(*rates: float) -> list[tuple[bool, ...]]:
+    """Evaluations of ten episodes with these success rates."""
+    return [tuple(n < round(10 * rate) for n in range(10)) for rate in rates]
+
+
+TEN = {"num_envs": 10, "rollout_steps": 4, "batch_size": 20, "num_eval_episodes": 10, "n_epochs": 1}
+
+
+def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for):
+    """A run goes on at 40 timesteps though it had been at 120, and does worse from there on."""
+    settings = {**TEN, "save_freq": 40, "eval_freq": 80, "total_timesteps": 120}
     recipe = recipe_for(**settings)
-    quality = iter([0.8, 0.9, 0.8, 0.5, 0.7, 0.6])
-    summarize = evaluator_module.summarize
-    monkeypatch.setattr(
-        evaluator_module,
-        "summarize",
-        lambda *what, **about: summarize(*what, **about) | {"success_rate": next(quality)},
-    )
-    trainer_for(recipe).train()
+    trainer_for(recipe, pool=SolvedPool(10, so_good(0.8, 0.9, 0.8))).train()
     folders = RunFolders(recipe)
 
     def left() -> tuple[list[str], list[str], float]:
@@ -194,70 +239,68 @@ def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for,
         steps = [path.name.removeprefix("vlm-agent_step") for path in folders.steps()]
         return steps, evaluations, best["success_rate"]
 
-    assert left() == (["32", "64", "96"], ["0", "64", "96"], 0.9)
+    assert left() == (["40", "80", "120"], ["0", "120", "80"], 0.9)
     (folders.run / "evaluations" / "of-my-own.json").touch()
-    again = recipe_for(resume_from=str(folders.step(32)), total_timesteps=160, **settings)
-    resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(32)))
-    resumed.resume()
-    assert left() == (["32"], ["0", "of-my-own"], 0.9)  # the best until there is another
+    settings["total_timesteps"] = 200
+    again = recipe_for(resume_from=str(folders.step(40)), **settings)
+    pool = SolvedPool(10, so_good(0.5, 0.7, 0.6))
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(40)), pool=pool)
+    resumed.resume(folders.step(40))
+    assert left() == (["40"], ["0", "of-my-own"], 0.9)  # the best until there is another
     resumed.train()
-    every = ["32", "64", "96", "128", "160"]
-    assert left() == (every, ["0", "128", "160", "64", "of-my-own"], 0.7)
-    assert [e["success_rate"] for e in resumed.evaluator.history] == [0.8, 0.5, 0.7, 0.6]
-    again = recipe_for(resume_from="latest", total_timesteps=161, **settings)
-    resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(160)))
-    resumed.resume()
-    assert resumed.best[0] == 0.7
+    every = ["40", "80", "120", "160", "200"]
+    assert left() == (every, ["0", "160", "200", "80", "of-my-own"], 0.7)
+    assert [e["success_rate"] for e in resumed.evaluations] == [0.8, 0.5, 0.7, 0.6]
+    again = recipe_for(resume_from="latest", **(settings | {"total_timesteps": 201}))
+    pool = SolvedPool(10, so_good(0.7))
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folders.step(200)), pool=pool)
+    resumed.resume(folders.step(200))
+    resumed.train()  # as good as the best, and no better
+    assert json.loads((folders.best / "trainer_state.json").read_text())["timesteps"] == 160
 
 
-def test_best_is_kept_by_success_and_then_return(recipe_for, monkeypatch):
-    recipe = recipe_for(num_eval_episodes=1)
-    trainer = trainer_for(recipe)
-    results = iter([(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.5, 2.0), (0.2, 9.0)])
+def test_best_is_kept_by_success_and_then_return(recipe_for):
+    results = [(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.5, 2.0), (0.2, 9.0)]
+    recipe = recipe_for(**TEN)
+    pool = SolvedPool(10, so_good(*(rate for rate, _ in results)))
+    trainer = trainer_for(recipe, pool=pool)
     kept = []
-
-    def fake_summary(records, words, **about):
-        success, episode_return = next(results)
-        return {**about, "success_rate": success, "mean_return": episode_return, "episodes": []}
-
-    monkeypatch.setattr(evaluator_module, "summarize", fake_summary)
-    for _ in range(6):
-        trainer.timesteps += 1
+    for trainer.timesteps, (_, pool.reward) in enumerate(results, 1):
         trainer.evaluate()
         state = json.loads((RunFolders(recipe).best / "trainer_state.json").read_text())
         kept.append(state["timesteps"])
     assert kept == [1, 2, 2, 4, 4, 4]  # a tie keeps the earlier one
 
 
-def test_the_films_show_one_episode_before_and_after(recipe_for, monkeypatch):
+def test_the_films_show_one_episode_before_and_after(recipe_for):
     """One that was solved only after training, if there is any."""
-    trainer = trainer_for(recipe_for(num_eval_episodes=3))
-    solved = iter([(False, True, False), (True, True, True), (False, True, True)])
-
-    def fake_play(*arguments):
-        return [
-            Episode(7 + n, [trainer.timesteps, n], 1.0, success)
-            for n, success in enumerate(next(solved))
-        ]
-
-    monkeypatch.setattr(evaluator_module, "evaluate_over_ranks", fake_play)
+    recipe = recipe_for(num_envs=3, num_eval_episodes=3, batch_size=6, rollout_steps=4)
+    solved = [(False, True, False), (True, True, True), (False, True, True)]
+    trainer = trainer_for(recipe, pool=SolvedPool(3, solved))
     for trainer.timesteps in (0, 4, 6):
         trainer.evaluate()
-    trainer.evaluator.save_examples()
-    before, after = (
-        load_episode(path)[0] for path in (trainer.folders.before, trainer.folders.after)
+    folders = trainer.folders
+    evaluations = [json.loads(folders.evaluation(n).read_text())["episodes"] for n in (0, 6)]
+    written = save_examples(
+        (folders.evaluation(0), folders.evaluation(6)),
+        (folders.before, folders.after),
+        recipe.env,
+        trainer.policy.words,
     )
-    assert (before, after) == (Episode(9, (0, 2)), Episode(9, (6, 2)))
-    played = read_result(trainer.folders.evaluation(4))
-    assert [episode["success"] for episode in played["episodes"]] == [True] * 3
+    for path, episodes in zip(written, evaluations, strict=True):
+        episode, _, words = load_episode(path)
+        assert episode.seed == episodes[2]["seed"]
+        assert [words[action] for action in episode.actions] == episodes[2]["words"]
 
 
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
     recipe = recipe_for(save_freq=32)
     trainer_for(recipe).train()
     before = metrics_of(recipe)
-    with pytest.raises(UserError, match="there is a run 'vlm-agent' already.*--overwrite"):
-        RunFolders(recipe).prepare(recipe)
+    with pytest.raises(UserError, match="there is a run 'vlm-agent' already.*--resume_from"):
+        trainer_for(recipe)
+    with pytest.raises(UserError, match="or give --overwrite true$"):
+        RunFolders(recipe).check_new(recipe, can_resume=False)
     assert metrics_of(recipe) == before
     assert [p.name for p in RunFolders(recipe).steps()] == [
         "vlm-agent_step32",
@@ -321,5 +364,5 @@ def test_a_run_does_not_delete_the_model_it_starts_from(recipe_for):
     folder = RunFolders(recipe).steps()[-1]
     again = recipe_for(overwrite=True, model_name_or_path=str(folder))
     with pytest.raises(UserError, match="would delete its own model"):
-        RunFolders(again).prepare(again)
+        trainer_for(again)
     assert folder.is_dir()

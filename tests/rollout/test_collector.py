@@ -5,15 +5,14 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
+from tests.short_runs import collector_for
 from tests.worlds import ColourPool, ScriptedPool
+from vlm_agent import evaluate
 from vlm_agent.common.seeding import episode_seed
-from vlm_agent.policy.decisions import act, predict_values
-from vlm_agent.rollout import collector as rollout_module
-from vlm_agent.rollout.collector import RolloutCollector
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.episode import Episode
 from vlm_agent.world.pool.pool import EnvPool
 
 
@@ -25,9 +24,13 @@ def speaker(make_policy):
     return policy
 
 
+def values_of(policy, observations) -> np.ndarray:
+    with torch.no_grad():
+        return policy(**policy.encode(observations)).values.numpy()
+
+
 def collect(pool, policy, steps):
-    collector = RolloutCollector(pool, seed=0, rank=0)
-    collector.take_up()
+    collector = collector_for(pool)
     return collector, *collector.collect_rollout(policy, steps)
 
 
@@ -41,14 +44,12 @@ def test_next_values_are_those_of_the_true_next_observations(speaker):
     close = {"atol": 1e-5}
     assert np.allclose(buffer.next_values[0], buffer.values[1], **close)
     assert np.allclose(buffer.next_values[1, 0], buffer.values[2, 0], **close)
-    after = predict_values(
-        speaker, pool.reset({i: r.episode for i, r in enumerate(collector.running)})
-    )
+    after = values_of(speaker, pool.reset(dict(enumerate(collector.running))))
     assert np.allclose(buffer.next_values[2], after, **close)
     # The one that ran out of time: the value of what it saw last, not of the fresh episode.
     cut_off = next(r for r in finished if r.seed == episode_seed("train", 0, "rollout", 0, 2, 0))
-    last_seen = pool.reset({2: cut_off.episode})
-    expected = predict_values(speaker, last_seen)[0]
+    last_seen = pool.reset({2: cut_off})
+    expected = values_of(speaker, last_seen)[0]
     assert buffer.next_values[1, 2] == pytest.approx(expected, abs=1e-5)
     assert abs(buffer.next_values[1, 2] - buffer.values[2, 2]) > 1e-4
 
@@ -57,7 +58,7 @@ def test_finished_episodes_are_recorded_with_their_words(speaker):
     pool = ScriptedPool(["..", "t.", "..", ".l"])
     _, buffer, finished = collect(pool, speaker, 4)
     assert [len(r.actions) for r in finished] == [2, 4]
-    assert finished[0].actions == buffer.actions[:2, 0].tolist()
+    assert list(finished[0].actions) == buffer.actions[:2, 0].tolist()
     assert finished[0].episode_return == 10.0 + 20.0
     assert finished[1].episode_return == 11.0 + 21.0 + 31.0 + 41.0
 
@@ -72,7 +73,7 @@ def test_frames_are_stored_as_bytes(speaker):
 def test_every_environment_and_rank_has_its_own_episodes():
     seeds = set()
     for rank in range(3):
-        collector = RolloutCollector(ColourPool(4), seed=0, rank=rank)
+        collector = collector_for(ColourPool(4), rank=rank)
         collector.take_up()
         seeds |= {record.seed for record in collector.running}
     assert len(seeds) == 12
@@ -80,8 +81,7 @@ def test_every_environment_and_rank_has_its_own_episodes():
 
 def test_splitting_a_rollout_changes_nothing(speaker):
     whole = collect(ColourPool(2, horizon=3), speaker, 6)[1]
-    collector = RolloutCollector(ColourPool(2, horizon=3), seed=0, rank=0)
-    collector.take_up()
+    collector = collector_for(ColourPool(2, horizon=3))
     parts = [collector.collect_rollout(speaker, 2)[0] for _ in range(3)]
     assert np.array_equal(whole.actions, np.concatenate([p.actions for p in parts]))
     assert np.array_equal(whole.values, np.concatenate([p.values for p in parts]))
@@ -94,12 +94,10 @@ def test_state_survives_json_and_another_use_of_the_pool(speaker):
     pool = ColourPool(2)
     collector, _, _ = collect(pool, speaker, 5)
     state = json.loads(json.dumps(collector.state_dict()))
-    pool.reset({0: Episode(99, ()), 1: Episode(98, ())})  # an evaluation, say
-    collector.take_up()
+    evaluate(speaker, pool, num_episodes=3)
     again = collector.collect_rollout(speaker, 5)[0]
-    resumed = RolloutCollector(ColourPool(2), seed=0, rank=0)
+    resumed = collector_for(ColourPool(2))
     resumed.load_state_dict(state)
-    resumed.take_up()
     loaded = resumed.collect_rollout(speaker, 5)[0]
     for buffer in (again, loaded):
         assert np.array_equal(buffer.actions, expected.actions)
@@ -114,19 +112,19 @@ def test_a_replay_that_differs_is_an_error(speaker):
         collector.take_up()
 
 
-def test_every_step_and_rank_draws_its_own_numbers(speaker, monkeypatch):
-    drawn = []
+class GreyPool(ColourPool):
+    """All pictures are the same, so that only the numbers drawn decide what is said."""
 
-    def note(policy, observations, uniforms):
-        drawn.append(tuple(uniforms))
-        return act(policy, observations, uniforms)
+    COLOURS = ((9, 9, 9), (9, 9, 9))
 
-    monkeypatch.setattr(rollout_module, "act", note)
+
+def test_every_step_environment_and_rank_draws_its_own_numbers(speaker):
+    said = []
     for rank in (0, 1):
-        collector = RolloutCollector(ColourPool(2), seed=0, rank=rank)
-        collector.collect_rollout(speaker, 3)
-    numbers = [number for step in drawn for number in step]
-    assert len(numbers) == len(set(numbers)) == 2 * 3 * 2
+        buffer, _ = collector_for(GreyPool(2, horizon=99), rank=rank).collect_rollout(speaker, 30)
+        said += buffer.actions.T.tolist()
+    assert all(len(set(words)) > 3 for words in said)
+    assert len({tuple(words) for words in said}) == 4
 
 
 def arrays(buffer) -> dict[str, np.ndarray]:
@@ -141,7 +139,7 @@ def test_groups_change_nothing_but_the_batch(speaker, groups: int):
     """Log-probabilities and values may round differently in a batch of another size."""
     script = ["...", ".tl", "...", "l.t", "tll"]
     whole = arrays(collect(ScriptedPool(script), speaker, 5)[1])
-    collector = RolloutCollector(ScriptedPool(script), seed=0, rank=0, groups=groups)
+    collector = collector_for(ScriptedPool(script), groups=groups)
     grouped, finished = collector.collect_rollout(speaker, 5)
     for name, array in arrays(grouped).items():
         if array.dtype == np.float32:
@@ -153,7 +151,7 @@ def test_groups_change_nothing_but_the_batch(speaker, groups: int):
 
 
 def test_the_time_is_accounted_for(speaker):
-    collector = RolloutCollector(ColourPool(2), seed=0, rank=0)
+    collector = collector_for(ColourPool(2))
     before = collector.seconds()
     collector.collect_rollout(speaker, 3)
     spent = collector.seconds()["model"] - before["model"]
@@ -168,7 +166,7 @@ def test_a_rollout_is_the_same_whichever_worker_is_killed(speaker):
     with EnvPool(config, 3, 2) as pool:
 
         def rollout(victims: dict[int, int]) -> dict[str, np.ndarray]:
-            collector = RolloutCollector(pool, seed=0, rank=0, groups=2)
+            collector = collector_for(pool, groups=2)
             steps = iter(range(9))
 
             def on_step() -> None:

@@ -18,7 +18,7 @@ from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
 from vlm_agent.evaluation.evaluate import Evaluation, check_facts, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.advantages import generalized_advantages
+from vlm_agent.ppo.advantages import returns_of_ended_episodes
 from vlm_agent.ppo.critic import ActorCritic, fit_critic
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
@@ -93,15 +93,18 @@ class ImitationTrainer(Trainer):
         )
         self.listen(*callbacks, Recorder())
 
-    def train(self) -> None:
+    def train(self, demonstrations: Labelled | None = None) -> None:
         """Demonstrations, rounds of DAgger, value head; evaluate after each.
+
+        Args:
+            demonstrations: What to begin with; by default those that the recipe names.
 
         Raises:
             UserError: The demonstrations are missing.
             TrainingError: A gradient is not finite.
         """
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        known = read_demonstrations(self.recipe)[rank::ranks]
+        known = (demonstrations or read_demonstrations(self.recipe))[rank::ranks]
         self.run.begin()
         with deterministic(self.accelerator.device):
             self.callbacks("on_train_begin", self)
@@ -191,18 +194,14 @@ class ImitationTrainer(Trainer):
         """Teach the value head the returns of what the student does; nothing else changes."""
         # Long enough for failures to end: with successes alone all moments would look good.
         rollout = self._rollout("value head", at_least=2 * self.recipe.env.horizon)
-        _, returns_TN = generalized_advantages(
+        returns_TN = returns_of_ended_episodes(
             rollout.rewards,
             rollout.values,
             rollout.next_values,
             rollout.terminated,
             rollout.truncated,
             self.recipe.ppo.gamma,
-            gae_lambda=1.0,
         )
-        # What comes after the rollout is unknown, and the head that would guess it is still new.
-        ended_TN = rollout.terminated | rollout.truncated
-        returns_TN[~np.logical_or.accumulate(ended_TN[::-1])[::-1]] = np.nan
         explained = fit_critic(
             self.actor_critic,
             self.accelerator,

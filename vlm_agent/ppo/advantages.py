@@ -43,6 +43,29 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
+def returns_of_ended_episodes(
+    rewards_TN: np.ndarray,
+    values_TN: np.ndarray,
+    next_values_TN: np.ndarray,
+    terminated_TN: np.ndarray,
+    truncated_TN: np.ndarray,
+    gamma: float,
+) -> np.ndarray:
+    """Discounted sums of rewards up to each episode's end, float64 (T, N).
+
+    NaN where the episode has not ended within the T steps: what comes then nobody knows yet.
+
+    Args:
+        rewards_TN, values_TN, next_values_TN, terminated_TN, truncated_TN, gamma: As for
+            :func:`generalized_advantages`.
+    """
+    watched = rewards_TN, values_TN, next_values_TN, terminated_TN, truncated_TN, gamma
+    _, returns_TN = generalized_advantages(*watched, gae_lambda=1.0)
+    ended_TN = np.asarray(terminated_TN, bool) | np.asarray(truncated_TN, bool)
+    returns_TN[~np.logical_or.accumulate(ended_TN[::-1])[::-1]] = np.nan
+    return returns_TN
+
+
 def explained_variance(predicted: np.ndarray, target: np.ndarray) -> float:
     """1 − Var(target − predicted) / Var(target); 1 is perfect, 0 is as good as a constant.
 

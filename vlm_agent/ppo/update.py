@@ -241,10 +241,13 @@ class PPOUpdate:
         if number % VOCABULARY_SHARE_EVERY or self.policy.action_head is not None:
             return {}
         index = self._minibatches(number, 0, len(samples))[0]
-        inputs = samples.inputs(index[: self.ppo.micro_batch_size])
-        inputs.pop("privileged_state", None)
-        with self.accelerator.autocast():
-            share = self.policy.vocabulary_share(**inputs).mean()
+        shares = []
+        for part in parts_of(index, self.ppo.micro_batch_size):
+            inputs = samples.inputs(part)
+            inputs.pop("privileged_state", None)
+            with self.accelerator.autocast():
+                shares.append(self.policy.vocabulary_share(**inputs))
+        share = torch.cat(shares).mean()
         return mean_over_ranks(self.accelerator, [{"vocabulary_share": share}])
 
     def _minibatches(self, number: int, epoch: int, samples: int) -> list[np.ndarray]:

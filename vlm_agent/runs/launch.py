@@ -31,6 +31,7 @@ def start_accelerator(log_with: list[Any], project_dir: str) -> Accelerator:
     Raises:
         UserError: As for :func:`check_accelerator`.
     """
+    check_sharding(os.environ)  # first: accelerate would look for the package that does it
     # Two processes on a CPU need cpu=True: without it accelerate lets each of them run alone.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), log_with=log_with or None, project_dir=project_dir
@@ -47,14 +48,7 @@ def check_accelerator(accelerator: Accelerator) -> None:
             than the launcher was told to start.
     """
     check_launch(accelerator.num_processes, os.environ)
-    for plugin, variable in SHARDING.items():
-        kind = str(accelerator.distributed_type).rpartition(".")[2]
-        if kind == plugin or os.environ.get(variable, "false").lower() == "true":
-            raise UserError(
-                f"the accelerate config asks for {plugin}, which is not supported yet: rollouts "
-                "and checkpoints need the whole model in each process; use "
-                "accelerate_configs/multi_gpu.yaml, with use_peft or load_in_4bit to save memory"
-            )
+    check_sharding(os.environ, str(accelerator.distributed_type).rpartition(".")[2])
     if (steps := accelerator.gradient_accumulation_steps) != 1:
         raise UserError(
             f"the accelerate config has gradient_accumulation_steps: {steps}; leave it out and set "
@@ -66,6 +60,26 @@ def allow_unused_layers(accelerator: Accelerator, policy: VLMPolicy) -> None:
     """Tell DistributedDataParallel of layers that nothing goes through; else it waits for them."""
     if policy.family.skips_layers and not policy.vision_is_frozen:
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+
+
+def check_sharding(environ: Mapping[str, str], distributed_type: str = "NO") -> None:
+    """Refuse a launch that would share the model among processes.
+
+    Args:
+        environ: The environment that the launcher prepared.
+        distributed_type: What accelerate does, in its own words; on a CPU it passes over sharding
+            in silence, and only the environment tells.
+
+    Raises:
+        UserError: It would.
+    """
+    for plugin, variable in SHARDING.items():
+        if distributed_type == plugin or environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"the accelerate config asks for {plugin}, which is not supported yet: rollouts "
+                "and checkpoints need the whole model in each process; use "
+                "accelerate_configs/multi_gpu.yaml, with use_peft or load_in_4bit to save memory"
+            )
 
 
 def check_launch(num_processes: int, environ: Mapping[str, str]) -> None:
