@@ -4,15 +4,16 @@ import pytest
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation.compare import compare, comparison_table, mcnemar
-from vlm_agent.evaluation.evaluate import summarize
-from vlm_agent.rollout.collector import Episode
+from vlm_agent.evaluation.evaluate import Evaluation
+from vlm_agent.world.episode import Episode
 
 
 def result(name: str, solved: list[int], first_seed: int = 0) -> dict:
-    records = [
-        Episode(first_seed + i, [0] * 10, 0.0, bool(success)) for i, success in enumerate(solved)
-    ]
-    return summarize(records, ["a"], policy=name, split="test")
+    episodes = tuple(
+        Episode(first_seed + i, (0,) * 10, success=bool(success))
+        for i, success in enumerate(solved)
+    )
+    return Evaluation(episodes, ("a",), {"policy": name, "split": "test"}).to_dict()
 
 
 def test_mcnemar_against_the_binomial_sum():
@@ -50,3 +51,13 @@ def test_other_scenes_cannot_be_compared():
 def test_other_episodes_cannot_be_compared():
     with pytest.raises(UserError, match="a and b did not play the same episodes"):
         compare([result("a", [1, 0]), result("b", [1, 0], first_seed=5)])
+
+
+def test_evaluations_are_compared_as_they_are():
+    one, two = (
+        Evaluation(tuple(Episode(n, success=n < solved) for n in range(4)), ("a",))
+        for solved in (1, 3)
+    )
+    rows = compare([one, two])
+    assert [row["policy"] for row in rows] == ["policy 1", "policy 2"]
+    assert rows[1]["difference"] == 0.5

@@ -1,19 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 
 from tests.worlds import ColourPool
-from vlm_agent.evaluation import evaluate as evaluation_module
-from vlm_agent.evaluation.evaluate import (
-    episode_rates,
-    evaluate,
-    speaker,
-    summarize,
-    wilson_interval,
-)
-from vlm_agent.policy.decisions import act
-from vlm_agent.rollout.collector import Episode
+from vlm_agent import Evaluation, evaluate
+from vlm_agent.common.errors import UserError
+from vlm_agent.evaluation.evaluate import episode_rates, play, speaker, wilson_interval
 from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.episode import Episode
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (57, 200)])
@@ -30,13 +25,16 @@ def test_no_episodes_say_nothing():
     assert set(episode_rates([]).values()) == {None}
 
 
-def test_rates_count_each_stage_as_having_pas_the_ones_before():
+def test_rates_count_each_stage_as_having_passed_the_ones_before():
     stages = ["none", "reached", "grasped", "lifted", "placed"]
-    records = [
-        Episode(i, [0] * (i + 1), float(i), stage == "placed", stage)
+    episodes = tuple(
+        Episode(i, (0,) * (i + 1), None, 0, float(i), stage == "placed", stage)
         for i, stage in enumerate(stages)
-    ]
-    result = summarize(records, DEFAULT_WORDS, seed=3)
+    )
+    evaluation = Evaluation(episodes, DEFAULT_WORDS, {"seed": 3})
+    result = evaluation.to_dict()
+    assert evaluation.success_rate == 0.2
+    assert evaluation.interval == wilson_interval(1, 5)
     assert [result[f"{s}_rate"] for s in ("reached", "grasped", "lifted")] == [0.8, 0.6, 0.4]
     assert result["success_rate"] == 0.2
     assert (result["mean_return"], result["mean_length"]) == (2.0, 3.0)
@@ -47,9 +45,9 @@ def test_rates_count_each_stage_as_having_pas_the_ones_before():
 @pytest.mark.parametrize("greedy", [True, False])
 def test_result_depends_neither_on_the_number_of_environments_nor_on_sharing(policy, greedy):
     policy.eval()
-    alone = evaluate(speaker(policy), ColourPool(1), range(5), 7, greedy)
-    together = evaluate(speaker(policy), ColourPool(3), range(5), 7, greedy)
-    shared = evaluate(speaker(policy), ColourPool(2), [1, 3], 7, greedy)
+    alone = play(speaker(policy), ColourPool(1), range(5), 7, greedy)
+    together = play(speaker(policy), ColourPool(3), range(5), 7, greedy)
+    shared = play(speaker(policy), ColourPool(2), [1, 3], 7, greedy)
     assert sorted(alone) == sorted(together) == [0, 1, 2, 3, 4]
     assert alone == together
     assert shared == {n: alone[n] for n in (1, 3)}
@@ -58,19 +56,36 @@ def test_result_depends_neither_on_the_number_of_environments_nor_on_sharing(pol
 
 def test_another_seed_plays_other_episodes(policy):
     policy.eval()
-    one = evaluate(speaker(policy), ColourPool(2), range(2), 7, False)
-    two = evaluate(speaker(policy), ColourPool(2), range(2), 8, False)
+    one = play(speaker(policy), ColourPool(2), range(2), 7, False)
+    two = play(speaker(policy), ColourPool(2), range(2), 8, False)
     assert {r.seed for r in one.values()}.isdisjoint(r.seed for r in two.values())
     assert [r.actions for r in one.values()] != [r.actions for r in two.values()]
 
 
-def test_sampling_draws_another_number_for_every_episode_and_step(policy, monkeypatch):
+def test_sampling_draws_another_number_for_every_episode_and_step():
     drawn = []
 
-    def note(policy, observations, uniforms):
+    def note(observations, uniforms):
         drawn.extend(uniforms)
-        return act(policy, observations, uniforms)
+        return np.zeros(len(uniforms), np.int64)
 
-    monkeypatch.setattr(evaluation_module, "act", note)
-    evaluate(speaker(policy.eval()), ColourPool(2, horizon=3), range(4), 0, greedy=False)
+    play(note, ColourPool(2, horizon=3), range(4), 0, greedy=False)
     assert len(drawn) == len(set(drawn)) == 4 * 3
+
+
+def test_a_policy_is_evaluated_on_the_episodes_of_a_split(policy):
+    pool = ColourPool(3)
+    result = evaluate(policy, pool, 5, seed=7, greedy=False)
+    expected = play(speaker(policy.eval()), ColourPool(2), range(5), 7, greedy=False)
+    assert list(result.episodes) == [expected[n] for n in range(5)]
+    assert result.about == {"split": "validation", "greedy": False, "seed": 7}
+    assert not policy.training
+    assert evaluate(policy.train(), pool, 1).episodes
+    assert policy.training  # as it was
+
+
+def test_environments_that_tell_other_facts_are_refused(policy):
+    pool = ColourPool(1)
+    pool.facts = ("gripper", "weather")
+    with pytest.raises(UserError, match="make the pool with facts=policy.facts"):
+        evaluate(policy, pool, 1)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
@@ -87,6 +88,22 @@ def test_a_run_may_be_asked_for_more_words(recipe_for, tmp_path):
     assert trainer.timesteps == 32
     trainer.train(96)
     assert without_times(metrics_of(parts)) == without_times(metrics_of(whole))
+
+
+def test_the_verbs_of_a_trainer_work_in_any_order(recipe_for, tmp_path):
+    """Without ``train``, and with an evaluation between two rollouts, which changes nothing."""
+    settings = {"num_eval_episodes": 2, "eval_freq": 10**6, "total_timesteps": 64}
+    trained = trainer_for(recipe_for(output_dir=str(tmp_path / "trained"), **settings))
+    trained.train()
+    recipe = recipe_for(output_dir=str(tmp_path / "by hand"), **settings)
+    trainer = trainer_for(recipe)
+    for _ in range(2):
+        rollout, _ = trainer.collect()
+        trainer.evaluate()
+        trainer.update(rollout)
+    mine, theirs = (t.policy.parameters() for t in (trainer, trained))
+    assert all(map(torch.equal, mine, theirs))
+    assert VLMPolicy.from_pretrained(trainer.save()).words == trainer.policy.words
 
 
 class Everything(Callback):

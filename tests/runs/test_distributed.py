@@ -13,10 +13,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
-from vlm_agent.runs.launch import check_launch, rendering_gpu
+from vlm_agent.runs.launch import check_launch
+from vlm_agent.world.pool.placement import rendering_gpu
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
-TWO = ["--config_file", str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")]
+CONFIGS = ROOT / "accelerate_configs"
+TWO = ["--config_file", str(CONFIGS / "cpu_2proc.yaml"), "--main_process_port", "0"]
 
 
 def launch(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
@@ -45,9 +47,7 @@ def reports(request, tmp_path_factory) -> tuple[dict, dict, Path]:
         + FORMS[request.param]
     )
     script = str(ROOT / "tests" / "runs" / "two_ranks.py")
-    result = launch(
-        [*TWO, "--main_process_port", "29517", script, str(folder), "--config", str(recipe)], folder
-    )
+    result = launch([*TWO, script, str(folder), "--config", str(recipe)], folder)
     assert result.returncode == 0, result.stderr
     first, second = (json.loads((folder / f"rank{r}.json").read_text()) for r in (0, 1))
     return first, second, folder
@@ -61,8 +61,7 @@ def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
         "dagger_words: 16\ndagger_epochs: 1\nnum_eval_episodes: 3\nhorizon: 4\n"
     )
     script = str(ROOT / "tests" / "runs" / "two_ranks_imitate.py")
-    port = ["--main_process_port", "29519"]
-    result = launch([*TWO, *port, script, str(tmp_path), "--config", str(recipe)], tmp_path)
+    result = launch([*TWO, script, str(tmp_path), "--config", str(recipe)], tmp_path)
     assert result.returncode == 0, result.stderr
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     assert first == second
@@ -89,6 +88,16 @@ def test_each_rank_has_its_own_episodes_and_words(reports):
 
 def test_advantages_are_normalised_over_all_ranks(reports):
     assert max(report["normal_error"] for report in reports[:2]) < 1e-6
+
+
+def test_both_ranks_know_all_episodes_of_an_evaluation(reports):
+    first, second, _ = reports
+    assert first["evaluated"] == second["evaluated"]
+    assert len({episode["seed"] for episode in first["evaluated"]}) == 3
+
+
+def test_micro_batches_give_the_gradient_of_both_ranks_minibatches(reports):
+    assert max(report["micro_error"] for report in reports[:2]) < 1e-6
 
 
 def test_rank_0_alone_writes_and_counts_everyone(reports):

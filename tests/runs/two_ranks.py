@@ -1,5 +1,6 @@
 """Run by test_distributed.py in two processes: a short real run, then what each rank knows."""
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -8,43 +9,66 @@ from pathlib import Path
 import numpy as np
 
 
+def error_of_micro_batches(recipe, pool) -> float:
+    """How far the first gradient of an update is from that of one in parts, in all ranks."""
+    from vlm_agent import PPOTrainer
+    from vlm_agent.runs.begin import start_policy
+
+    gradients: list[list] = []
+    rollout = None
+    for size in (None, 3):
+        run = dataclasses.replace(recipe.run, run_name=f"micro_{size}")
+        ppo = dataclasses.replace(recipe.ppo, micro_batch_size=size, kl_coef=0.0)
+        changed = dataclasses.replace(recipe, run=run, ppo=ppo)
+        trainer = PPOTrainer(start_policy(changed), pool, changed)
+        taken: list = []
+        trainer.optimizer.optimizer.register_step_pre_hook(
+            lambda optimizer, *_, taken=taken: taken.extend(
+                p.grad.clone() for g in optimizer.param_groups for p in g["params"]
+            )
+        )
+        rollout = rollout or trainer.collect()[0]
+        trainer.update(rollout)
+        gradients.append(taken[: len(taken) // 4])  # of the first of four steps
+    return max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
+
+
 def main() -> None:
-    from vlm_agent.policy.building import build_policy
-    from vlm_agent.ppo.trainer import PPOTrainer
+    from vlm_agent import PPOTrainer, evaluate
     from vlm_agent.recipe.command_line import load_recipe
+    from vlm_agent.runs.begin import Run, start_policy
     from vlm_agent.runs.distributed import normalize_over_ranks
-    from vlm_agent.runs.folders import RunFolders
-    from vlm_agent.runs.launch import start_accelerator
-    from vlm_agent.world.pool.pool import EnvPool
 
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()
-    accelerator = start_accelerator([], str(output))
-    policy = build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
-    rank = accelerator.process_index
-    if accelerator.is_main_process:
-        RunFolders(recipe).prepare(recipe)
-    accelerator.wait_for_everyone()
+    run, policy = Run(recipe), start_policy(recipe)
+    rank = run.accelerator.process_index
+    with recipe.make_pool() as pool:
+        trainer = PPOTrainer(policy, pool, recipe, run=run)
 
-    def digest() -> str:
-        parameters = b"".join(p.detach().numpy().tobytes() for p in policy.parameters())
-        return hashlib.sha256(parameters).hexdigest()
+        def digest() -> str:
+            parameters = trainer.actor_critic.parameters()
+            weights = b"".join(p.detach().numpy().tobytes() for p in parameters)
+            return hashlib.sha256(weights).hexdigest()
 
-    before = digest()
-    with EnvPool(recipe.env, recipe.rollout.num_envs, 1, recipe.ppo.gamma) as pool:
-        trainer = PPOTrainer(recipe, accelerator, policy, pool)
+        before = digest()
         trainer.train()
+        after = digest()
+        evaluated = evaluate(policy, pool, num_episodes=3, split="test")
         mine = np.arange(4.0) + 10 * rank
         everyone = np.concatenate([np.arange(4.0), np.arange(4.0) + 10])
         normal = normalize_over_ranks(mine)
         expected = (mine - everyone.mean()) / everyone.std()
+        micro_error = error_of_micro_batches(recipe, pool)
     report = {
+        "micro_error": micro_error,
         "before": before,
-        "after": digest(),
-        "seeds": [record.seed for record in trainer.collector.running],
-        "words": [record.actions for record in trainer.collector.running],
+        "after": after,
+        "seeds": [episode.seed for episode in trainer.collector.running],
+        "words": [episode.actions for episode in trainer.collector.running],
         "timesteps": trainer.timesteps,
         "normal_error": float(np.abs(normal - expected).max()),
+        "evaluated": [dataclasses.asdict(episode) for episode in evaluated.episodes],
     }
     (output / f"rank{rank}.json").write_text(json.dumps(report))
 

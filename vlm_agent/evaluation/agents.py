@@ -15,7 +15,7 @@ from vlm_agent.demonstrations.demonstrate import play_in_parallel
 from vlm_agent.evaluation.evaluate import Evaluation, Speaker, play, speaker
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import TINY
-from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
@@ -82,7 +82,7 @@ def load_agent(name: str, ablate: Ablation = "none") -> Agent:
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     speak = speaker(policy)
     if ablate != "none":
-        speak = _ablated(speak, ablate, policy)
+        speak = ablated(speak, ablate, policy.encoder.template)
     return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate)
 
 
@@ -91,10 +91,16 @@ def _random_words(observations: Observations, uniforms: np.ndarray | None) -> np
     return (uniforms * len(MOTIONS)).astype(np.int64)
 
 
-def _ablated(speak: Speaker, ablate: Ablation, policy: VLMPolicy) -> Speaker:
-    """Someone who speaks as before, but is not told something."""
-    start = policy.encoder.template.start_facts
-    step, words_left = policy.facts.index("step"), policy.facts.index("words_left")
+def ablated(speak: Speaker, ablate: Ablation, template: PromptTemplate) -> Speaker:
+    """Someone who speaks as before, but is not told something.
+
+    Args:
+        speak: Who.
+        ablate: What, see :func:`load_agent`.
+        template: The prompt; says where an episode begins.
+    """
+    start, names = template.start_facts, template.fact_names
+    step, words_left = names.index("step"), names.index("words_left")
 
     def choose(observations: Observations, uniforms: np.ndarray | None) -> np.ndarray:
         frames, facts = observations.frames, observations.facts

@@ -53,11 +53,8 @@ def returns_of_ended_episodes(
 ) -> np.ndarray:
     """Discounted sums of rewards up to each episode's end, float64 (T, N).
 
-    NaN where the episode has not ended within the T steps: what comes then nobody knows yet.
-
-    Args:
-        rewards_TN, values_TN, next_values_TN, terminated_TN, truncated_TN, gamma: As for
-            :func:`generalized_advantages`.
+    NaN where the episode has not ended within the T steps: what comes then nobody knows yet. It
+    takes what :func:`generalized_advantages` takes.
     """
     watched = rewards_TN, values_TN, next_values_TN, terminated_TN, truncated_TN, gamma
     _, returns_TN = generalized_advantages(*watched, gae_lambda=1.0)

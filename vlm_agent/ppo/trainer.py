@@ -129,8 +129,10 @@ class PPOTrainer(Trainer):
         The last one is only as long as ``total_timesteps`` asks for.
         """
         began, spent = time.perf_counter(), self.collector.seconds()
-        words_left = self.total_timesteps - self.timesteps
-        steps = min(self.recipe.rollout.rollout_steps, math.ceil(words_left / self.words_per_step))
+        missing = math.ceil((self.total_timesteps - self.timesteps) / self.words_per_step)
+        steps = self.recipe.rollout.rollout_steps
+        if missing > 0:
+            steps = min(steps, missing)
         self.actor_critic.eval()
         rollout, mine = self.collector.collect_rollout(
             self.actor_critic, steps, lambda: self.callbacks("on_step", self)

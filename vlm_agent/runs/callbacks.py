@@ -47,7 +47,10 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """How far the run is, its speed, and the most telling metrics."""
+    """How far the run is, its speed, and the most telling metrics; only while it trains."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(disable=True)
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Show it, in the main process."""
