@@ -13,7 +13,7 @@ from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.facts import FACTS
 from vlm_agent.world.observations import Observations
-from vlm_agent.world.pool.pool import StepBatch
+from vlm_agent.world.pool.batch import StepBatch
 
 SIZE = 56
 

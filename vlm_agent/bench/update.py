@@ -23,8 +23,8 @@ from vlm_agent.bench.models import (
     gpu_figures,
     random_observations,
 )
-from vlm_agent.policy.decisions import act
-from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
+from vlm_agent.policy.decisions import PolicyOutput, act
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.critic import ActorCritic
 from vlm_agent.ppo.update import PPOUpdate
 from vlm_agent.recipe.recipe import Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.policy.artifact import policy_folder
+from vlm_agent.policy.artifact import policy_folder, read_heads
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.loading import (
     Backbone,
@@ -88,5 +88,5 @@ def merge_adapter(name: str | Path) -> VLMPolicy:
         adapted = load_adapter(load_base_model(config, saved.encoder.processor, saved.seed), folder)
     merged = adapted.merge_and_unload(safe_merge=True)
     policy = VLMPolicy(merged, saved.encoder, config, saved.seed, saved.recipe)
-    policy.read_heads(folder)
+    read_heads(policy, folder)
     return policy

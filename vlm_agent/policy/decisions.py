@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from vlm_agent.world.observations import Observations
 
-if TYPE_CHECKING:
-    from vlm_agent.policy.policy import PolicyOutput
 
-    PolicyModule = Callable[..., PolicyOutput]
+class PolicyOutput(NamedTuple):
+    """What one forward pass gives.
+
+    Attributes:
+        logits: Scores of the words, fp32 (B, A).
+        values: State values, fp32 (B,).
+        image_features: (B, S, P, D) where a frozen vision tower made them in this pass, so that
+            they can be used again; else ``None``.
+    """
+
+    logits: torch.Tensor
+    values: torch.Tensor
+    image_features: torch.Tensor | None
+
+
+PolicyModule = Callable[..., PolicyOutput]
+"""A ``VLMPolicy``, or the module that accelerate wrapped it in."""
 
 
 @dataclass(frozen=True)

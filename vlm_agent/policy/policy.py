@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import peft
@@ -21,34 +20,19 @@ from vlm_agent.policy.artifact import (
     MODEL_CARD,
     VALUE_HEAD_FILE,
     policy_folder,
-    read_heads,
     read_policy,
     write_policy,
 )
+from vlm_agent.policy.backbone.hidden import hidden_states
 from vlm_agent.policy.backbone.loading import Backbone
 from vlm_agent.policy.backbone.patches import project_patches
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.decisions import Decision, act
+from vlm_agent.policy.decisions import Decision, PolicyOutput, act
 from vlm_agent.policy.heads import ValueHead, action_head
 from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows, sensible_words
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.scoring.scorer import WordScorer
 from vlm_agent.world.observations import Observations
-
-
-class PolicyOutput(NamedTuple):
-    """What one forward pass gives.
-
-    Attributes:
-        logits: Scores of the words, fp32 (B, A).
-        values: State values, fp32 (B,).
-        image_features: (B, S, P, D) where a frozen vision tower made them in this pass, so that
-            they can be used again; else ``None``.
-    """
-
-    logits: torch.Tensor
-    values: torch.Tensor
-    image_features: torch.Tensor | None
 
 
 class VLMPolicy(
@@ -186,7 +170,7 @@ class VLMPolicy(
         if "image_features" not in inputs:
             made = self._image_features(inputs)
             inputs = {**inputs, "image_features": made}
-        states_BSD = self._hidden_states(inputs, self.scorer)
+        states_BSD = self._hidden(inputs, self.scorer)
         prompt_end_BD = states_BSD[:, 0]
         if self.action_head is not None:
             with torch.autocast(states_BSD.device.type, enabled=False):
@@ -208,7 +192,7 @@ class VLMPolicy(
         """Final hidden states at the prompt's end, which the value head reads, (B, D)."""
         if "image_features" not in inputs:
             inputs = {**inputs, "image_features": self._image_features(inputs)}
-        return self._hidden_states(inputs, self.scorer)[:, 0]
+        return self._hidden(inputs, self.scorer)[:, 0]
 
     @torch.no_grad()
     def image_features(self, frames_BHWC: np.ndarray) -> torch.Tensor:
@@ -224,25 +208,14 @@ class VLMPolicy(
         """
         if "image_features" not in inputs:
             inputs = {**inputs, "image_features": self._image_features(inputs)}
-        states_BSD = self._hidden_states(inputs, self.phrases)
+        states_BSD = self._hidden(inputs, self.phrases)
         return self.phrases.log_probs(states_BSD, self._head()).exp().sum(-1)
 
     def _image_features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.family.image_features(self.inner_model.model, inputs)
 
-    def _hidden_states(self, inputs: dict[str, torch.Tensor], scorer: WordScorer) -> torch.Tensor:
-        """Final hidden states of the prompt's end and of what the scorer put behind it."""
-        ids, mask, positions = scorer.extend(
-            inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
-        )
-        states_BLD = self.inner_model.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions if self.family.mrope else positions[0],
-            mm_encoder_outputs=self.family.encoder_outputs(inputs["image_features"]),
-            use_cache=False,
-        ).last_hidden_state
-        return states_BLD[:, inputs["input_ids"].shape[1] - 1 :]  # padding is on the left
+    def _hidden(self, inputs: dict[str, torch.Tensor], scorer: WordScorer) -> torch.Tensor:
+        return hidden_states(self.inner_model.model, self.family, inputs, scorer.extend)
 
     def _head(self) -> torch.Tensor:
         return self.inner_model.get_output_embeddings().weight
@@ -297,14 +270,9 @@ class VLMPolicy(
 
     def push_to_hub(self, *arguments: Any, **options: Any) -> str:
         """Publish the policy, as ``ModelHubMixin`` does; no path of this machine goes with it."""
-        with self._published():
-            return super().push_to_hub(*arguments, **options)
-
-    @contextmanager
-    def _published(self) -> Iterator[None]:
         self._is_public = True
         try:
-            yield
+            return super().push_to_hub(*arguments, **options)
         finally:
             self._is_public = False
 
@@ -330,7 +298,3 @@ class VLMPolicy(
         """
         folder = policy_folder(pretrained_model_name_or_path, **options)
         return read_policy(cls, folder, template)
-
-    def read_heads(self, folder: Path) -> None:
-        """Take the heads of a saved policy."""
-        read_heads(self, folder)

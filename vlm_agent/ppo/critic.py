@@ -11,8 +11,9 @@ from torch import nn
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
+from vlm_agent.policy.decisions import PolicyOutput
 from vlm_agent.policy.heads import ValueHead
-from vlm_agent.policy.policy import PolicyOutput, VLMPolicy
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss
 from vlm_agent.recipe.recipe import Recipe

@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,35 +18,22 @@ from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.facts import FACTS, facts_named
 from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.batch import StepBatch
 from vlm_agent.world.pool.handle import END_SECONDS, WorkerError, WorkerHandle
-from vlm_agent.world.pool.worker import Frames, MakeEnv, Report, Request, Step, WorkerSettings
+from vlm_agent.world.pool.worker import (
+    Frames,
+    MakeEnv,
+    Report,
+    Request,
+    Step,
+    Told,
+    WorkerSettings,
+)
 from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 logger = logging.getLogger(__name__)
 
 Answered = TypeVar("Answered")
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """What one word in each of N environments led to.
-
-    Attributes:
-        observations: After the word, before any new episode: leading axis N.
-        next_observations: What to act on next: the same, but the first observation of the new
-            episode where one was begun.
-        rewards: float64 (N,).
-        terminated: bool (N,), the task is done.
-        truncated: bool (N,), the time is up.
-        infos: One ``info`` per environment.
-    """
-
-    observations: Observations
-    next_observations: Observations
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    infos: list[dict[str, Any]]
 
 
 class EnvPool:
@@ -148,7 +135,7 @@ class EnvPool:
         self.requests += 1
         self._ask(episodes)
         reports = self._receive(episodes)
-        return self._observations(list(episodes), [reports[slot] for slot in episodes])
+        return self._stack(list(episodes), 0, [reports[slot].told for slot in episodes])
 
     def step(
         self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None
@@ -187,13 +174,11 @@ class EnvPool:
         rewards, terminated, truncated, infos = zip(
             *(report.outcome for report in chosen if report.outcome), strict=True
         )
-        observations = following = self._observations(slots, chosen)
+        observations = following = self._stack(slots, 0, [report.told for report in chosen])
         begun = {i: report.fresh for i, report in enumerate(chosen) if report.fresh is not None}
         if begun:
-            facts, states = zip(*begun.values(), strict=True)
-            pictures = self._pictures[1, [slots[i] for i in begun]]
             following = observations.copy()
-            fresh = Observations(pictures, np.stack(facts), self._states(states))
+            fresh = self._stack([slots[i] for i in begun], 1, list(begun.values()))
             following.put(list(begun), fresh)
         return StepBatch(
             observations,
@@ -204,14 +189,11 @@ class EnvPool:
             list(infos),
         )
 
-    def _observations(self, slots: list[int], reports: list[Report]) -> Observations:
-        facts = np.stack([report.facts for report in reports])
-        states = self._states([report.state for report in reports])
-        return Observations(self._pictures[0, slots], facts, states)
-
-    def _states(self, states: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        """The states (N, S) that workers told, if they were asked to."""
-        return np.stack(states) if self.tells_state else None  # type: ignore[arg-type]
+    def _stack(self, slots: list[int], which: int, told: Sequence[Told]) -> Observations:
+        """Pictures in shared memory, with the facts and the states that came with them."""
+        facts, states = zip(*told, strict=True)
+        known = np.stack(states) if self.tells_state else None
+        return Observations(self._pictures[which, slots], np.stack(facts), known)
 
     def _ask(self, requests: Mapping[int, Any]) -> None:
         """Send each worker its share."""

@@ -85,23 +85,26 @@ class Step:
     following: Episode | None = None
 
 
+Told = tuple[np.ndarray, np.ndarray | None]
+"""Facts and privileged state of one observation; its picture is in shared memory."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What an environment answers; its pictures are in shared memory.
 
     Attributes:
-        facts: int32 (F,), after the word or the reset.
-        state: float32 (S,), what a critic may know then; ``None`` where nobody asked.
+        told: Facts int32 (F,) after the word or the reset, and the privileged state float32 (S,),
+            ``None`` where nobody asked.
         digest: Of the present state, see :meth:`LanguageActionEnv.digest`.
         outcome: Reward, terminated, truncated and info of a word; ``None`` after a reset.
-        fresh: Facts and state of the episode that was begun after the word, if one was.
+        fresh: What was told of the episode that was begun after the word, if one was.
     """
 
-    facts: np.ndarray
-    state: np.ndarray | None
+    told: Told
     digest: bytes
     outcome: tuple[float, bool, bool, dict[str, Any]] | None = None
-    fresh: tuple[np.ndarray, np.ndarray | None] | None = None
+    fresh: Told | None = None
 
 
 @dataclass(frozen=True)
@@ -193,20 +196,20 @@ def _do(
 ) -> Report:
     """Take up an episode; or say a word, and begin another episode if the word ended this one."""
 
-    def state() -> np.ndarray | None:
-        return env.privileged_state() if tells_state else None
+    def told(observation: Observation, picture: np.ndarray) -> Told:
+        facts = _put(env, observation, picture)
+        return facts, env.privileged_state() if tells_state else None
 
     if isinstance(what, Episode):
         observation, _ = env.reset(seed=what.seed, options=what.replay_options)
-        return Report(_put(env, observation, pictures[0]), state(), env.digest())
+        return Report(told(observation, pictures[0]), env.digest())
     observation, reward, terminated, truncated, info = env.step(what.action)
-    facts, told = _put(env, observation, pictures[0]), state()
-    fresh = None
+    after, fresh = told(observation, pictures[0]), None
     if what.following is not None and (terminated or truncated):
         following = what.following
         observation, _ = env.reset(seed=following.seed, options=following.replay_options)
-        fresh = _put(env, observation, pictures[1]), state()
-    return Report(facts, told, env.digest(), (reward, terminated, truncated, info), fresh)
+        fresh = told(observation, pictures[1])
+    return Report(after, env.digest(), (reward, terminated, truncated, info), fresh)
 
 
 def _put(env: LanguageActionEnv, observation: Observation, picture: np.ndarray) -> np.ndarray:
