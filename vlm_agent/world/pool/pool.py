@@ -7,8 +7,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +34,8 @@ from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 logger = logging.getLogger(__name__)
 
-Answered = TypeVar("Answered")
 
-
-class EnvPool:
+class EnvPool(AbstractContextManager["EnvPool"]):
     """``num_envs`` copies of a :class:`LanguageActionEnv` in spawned worker processes.
 
     Each worker runs several environments and answers one message per step; frames come through
@@ -180,14 +179,8 @@ class EnvPool:
             following = observations.copy()
             fresh = self._stack([slots[i] for i in begun], 1, list(begun.values()))
             following.put(list(begun), fresh)
-        return StepBatch(
-            observations,
-            following,
-            np.array(rewards),
-            np.array(terminated),
-            np.array(truncated),
-            list(infos),
-        )
+        ends = np.array(terminated), np.array(truncated)
+        return StepBatch(observations, following, np.array(rewards), *ends, list(infos))
 
     def _stack(self, slots: list[int], which: int, told: Sequence[Told]) -> Observations:
         """Pictures in shared memory, with the facts and the states that came with them."""
@@ -217,7 +210,7 @@ class EnvPool:
         self.seconds["waiting"] += time.perf_counter() - began
         return reports
 
-    def _insist(self, index: int, ask: Callable[[], Answered]) -> Answered:
+    def _insist(self, index: int, ask: Callable[[], Any]) -> Any:
         """What a worker answers, restarted as often as it takes and is allowed."""
         while True:
             try:
@@ -299,9 +292,6 @@ class EnvPool:
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             worker.kill()
-
-    def __enter__(self) -> EnvPool:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
