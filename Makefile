@@ -4,6 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MODEL := Qwen/Qwen2-VL-2B-Instruct
 ARGS  :=
+STARTER := vlm_agent/shipped/policies/starter
 GPUS  := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 
 LAUNCH_0 := --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process $(shell nproc)
@@ -33,8 +34,8 @@ full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or 
 starter: install system  ## make the starter policy that comes with the package again
 	$(BIN)/vlm-agent demos --config recipes/starter.yaml
 	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/starter.yaml $(ARGS)
-	rm -rf vlm_agent/policy/starter && cp -r checkpoints/starter_final vlm_agent/policy/starter
-	rm vlm_agent/policy/starter/trainer_state.json
+	rm -rf $(STARTER) && cp -r checkpoints/starter_final $(STARTER)
+	rm $(STARTER)/trainer_state.json
 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)
