@@ -20,7 +20,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study test check install system format lock bench soak picture clean
+.PHONY: help quick full starter results study test check install system format lock wheel bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,6 +84,10 @@ lock: install  ## write the installed versions into constraints.txt
 	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt
 
+wheel: install  ## build dist/vlm_agent-*.whl
+	rm -rf build  # what an earlier build left there would be in this one
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 bench: install system  ## measure world and policy against the usual ways (20 minutes)
 	for name in camera env control pool scoring update; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json || exit; done
@@ -98,4 +102,4 @@ picture: install system  ## make the README's pictures again
 	$(BIN)/vlm-agent show --directions Panda --output .github/directions.png
 
 clean:  ## remove .venv and caches, never runs or checkpoints
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
