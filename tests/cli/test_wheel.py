@@ -28,6 +28,7 @@ from vlm_agent.common.errors import UserError
 print(vlm_agent.__file__)
 recipe = vlm_agent.Recipe.load("quick")
 print(recipe.prompt.prompt_template, repr(recipe.template.source))
+print(*recipe.tracking.report_to)
 policy = vlm_agent.VLMPolicy.from_pretrained(recipe.run.init_from)
 print(policy.config.model_name_or_path, len(policy.words))
 
@@ -82,10 +83,11 @@ def test_in_an_empty_folder_it_finds_recipe_prompt_and_policy(
     wheel.extractall(site)
     where = {"cwd": here, "env": {**os.environ, "PYTHONPATH": str(site)}, "text": True}
     said = subprocess.check_output([sys.executable, "-c", USE], **where)
-    module, prompt, policy, unknown, *_, threads = said.splitlines()
+    module, prompt, trackers, policy, unknown, *_, threads = said.splitlines()
     assert module == str(site / "vlm_agent" / "__init__.py")
     source = (ROOT / "prompts" / "minimal.jinja").read_text()
     assert prompt == f"prompts/minimal.jinja {source!r}"
+    assert trackers == "none"  # wandb and tensorboard are extras: a bare wheel has neither
     assert policy == "tiny 8"
     assert "did you mean 'quick'" in unknown
     assert threads == str(len(os.sched_getaffinity(0)))
