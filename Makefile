@@ -4,6 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MODEL := Qwen/Qwen2-VL-2B-Instruct
 ARGS  :=
+STARTER := vlm_agent/shipped/policies/starter
 GPUS  := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 
 LAUNCH_0 := --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process $(shell nproc)
@@ -19,7 +20,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study test check install system format lock bench soak picture clean
+.PHONY: help quick full starter results study test check install system format lock wheel bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,8 +34,8 @@ full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or 
 starter: install system  ## make the starter policy that comes with the package again
 	$(BIN)/vlm-agent demos --config recipes/starter.yaml
 	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/starter.yaml $(ARGS)
-	rm -rf vlm_agent/policy/starter && cp -r checkpoints/starter_final vlm_agent/policy/starter
-	rm vlm_agent/policy/starter/trainer_state.json
+	rm -rf $(STARTER) && cp -r checkpoints/starter_final $(STARTER)
+	rm $(STARTER)/trainer_state.json
 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)
@@ -83,6 +84,10 @@ lock: install  ## write the installed versions into constraints.txt
 	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt
 
+wheel: install  ## build dist/vlm_agent-*.whl
+	rm -rf build  # what an earlier build left there would be in this one
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 bench: install system  ## measure world and policy against the usual ways (20 minutes)
 	for name in camera env control pool scoring update; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json || exit; done
@@ -97,4 +102,4 @@ picture: install system  ## make the README's pictures again
 	$(BIN)/vlm-agent show --directions Panda --output .github/directions.png
 
 clean:  ## remove .venv and caches, never runs or checkpoints
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

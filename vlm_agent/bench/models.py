@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.policy.backbone.lora import add_lora
 from vlm_agent.policy.backbone.tiny import TEXT_SIZES, VISION_SIZES, qwen2_vl_config
 from vlm_agent.policy.building import build_encoder
@@ -56,7 +56,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4
 
 def benchmark_encoder() -> ObservationEncoder:
     """Prompt as in the default recipe, tokens of ``tiny``."""
-    source = (Path(__file__).parents[2] / "prompts" / "default.jinja").read_text()
+    source = (SHIPPED / "prompts" / "default.jinja").read_text()
     template = PromptTemplate(source, get_task("PickPlaceCan").description)
     return build_encoder(ModelConfig(), template)
 

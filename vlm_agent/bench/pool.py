@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
 from tqdm import tqdm
 
 from vlm_agent.common.seeding import derive_rng
+from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.prompts import PromptTemplate
@@ -79,7 +79,7 @@ def _say_random_words(pool: EnvPool, steps: range) -> None:
 def _rollouts(config: EnvConfig, words: int) -> dict[str, Any]:
     """Rollouts of the tiny policy, as in training, with two groups and with one."""
     cores = len(os.sched_getaffinity(0))
-    template = (Path(__file__).parents[2] / "prompts" / "minimal.jinja").read_text()
+    template = (SHIPPED / "prompts" / "minimal.jinja").read_text()
     prompt = PromptTemplate(template, get_task(config.task).description, config.robot)
     policy = build_policy(ModelConfig(), prompt, seed=0).eval()
     num_envs = ENVS_PER_CORE * cores

@@ -11,7 +11,7 @@ from vlm_agent.cli.entry import run_command
 from vlm_agent.cli.learn import add_sft, add_train
 from vlm_agent.cli.look import add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
-from vlm_agent.cli.make import add_demos, add_merge, add_quick_study, add_results
+from vlm_agent.cli.make import add_demos, add_init, add_merge, add_quick_study, add_results
 from vlm_agent.cli.measure import add_compare, add_eval
 
 EPILOG = """
@@ -21,6 +21,7 @@ on several GPUs:        accelerate launch --config_file accelerate_configs/multi
 """
 
 COMMANDS = (
+    add_init,
     add_train,
     add_sft,
     add_demos,

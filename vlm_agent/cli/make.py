@@ -1,4 +1,4 @@
-"""``vlm-agent demos``, ``merge`` and ``results``: what makes files."""
+"""``vlm-agent init``, ``demos``, ``merge`` and ``results``: what makes files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,38 @@ from typing import Any
 
 from vlm_agent.cli.options import check_writable
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.shipped import copy_editable
+
+
+def add_init(commands: Any) -> None:
+    parser = commands.add_parser(
+        "init",
+        help="put recipes, prompts and accelerate's configurations here, to edit",
+        description="Copy the recipes, prompts and accelerate's configurations that come with the "
+        "package into a folder. What is there already stays as it is.",
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where to (default: the current folder)",
+    )
+    parser.set_defaults(run=_init, takes_recipe=False)
+
+
+def _init(arguments: argparse.Namespace, _: list[str]) -> int:
+    folder = arguments.folder
+    try:
+        written, kept = copy_editable(folder)
+    except OSError as error:
+        raise UserError(f"init {folder}: cannot be written: {error}") from None
+    for path in written:
+        print(f"wrote {path}")
+    for path in kept:
+        print(f"kept {path}: it was there already")
+    return 0
 
 
 def add_demos(commands: Any) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 from vlm_agent.cli.options import boolean, check_writable, count, natural
 from vlm_agent.common.seeding import SPLITS
 
-POLICY_HELP = "a policy's folder, its name on the hub, or one of: starter, tiny, expert, random"
+POLICY_HELP = (
+    "a policy's folder, its name on the hub, or one of: starter, warm_start, tiny, expert, random"
+)
 
 
 def add_eval(commands: Any) -> None:
