@@ -70,7 +70,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	echo "installing into $(VENV) with $$($$found --version) (a few minutes)" && \
 	$$found -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,wandb,tensorboard]" --constraint constraints.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 
 system: install  ## check the rendering libraries; as root, install what is missing
