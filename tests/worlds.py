@@ -28,10 +28,11 @@ class ColourPool:
     COLOURS = ((230, 20, 20), (20, 20, 230))
     RIGHT = (2, 5)
 
-    def __init__(self, num_envs: int, horizon: int = 4) -> None:
+    def __init__(self, num_envs: int, horizon: int = 4, size: int = SIZE) -> None:
         self.num_envs = num_envs
         self.num_workers = 1
         self.requests = 0
+        self.size = size
         self.facts = tuple(FACTS)
         self.state_size = None
         self.horizon = horizon
@@ -90,7 +91,7 @@ class ColourPool:
         return int(np.random.default_rng([seed, len(said)]).integers(2))
 
     def _observe(self, slot: int) -> Observations:
-        frame = np.empty((SIZE, SIZE, 3), np.uint8)
+        frame = np.empty((self.size, self.size, 3), np.uint8)
         frame[:] = self.COLOURS[self._colour(slot)]
         return Observations(frame, np.array([0, len(MOTIONS), 0, 1], np.int32))
 

@@ -25,10 +25,11 @@ def restricted_scores(
         tokens_E: The tokens, int64.
     """
     with torch.autocast(hidden_BSD.device.type, enabled=False):
-        # Not `head_VD[tokens_E]`: several threads add up the gradient of indexing in the order in
-        # which they come, and that of an embedding always in the same.
+        # Not `hidden_BSD[:, states_E]` and `head_VD[tokens_E]`: several threads add up the gradient
+        # of indexing in the order in which they come, and many words share the prompt's end.
         rows_ED = nn.functional.embedding(tokens_E, head_VD).float()
-        return torch.einsum("bed,ed->be", hidden_BSD[:, states_E].float(), rows_ED)
+        chosen_BED = hidden_BSD.index_select(1, states_E).float()
+        return torch.einsum("bed,ed->be", chosen_BED, rows_ED)
 
 
 def log_normalizers(hidden_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
@@ -70,5 +71,5 @@ def phrase_scores(
         weights_EA: 1 / divisor where the token belongs to the phrase, else 0; fp64.
     """
     with torch.autocast(scores_BE.device.type, enabled=False):
-        log_probs_BE = (scores_BE - normalizers_BS[:, states_E]).double()
+        log_probs_BE = (scores_BE - normalizers_BS.index_select(1, states_E)).double()
         return (log_probs_BE @ weights_EA).float()

@@ -1,0 +1,55 @@
+"""The README's example, but smaller: in a notebook's way, and in two processes."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SMALLER = (
+    "total_timesteps=64, num_envs=2, rollout_steps=16, batch_size=16, num_eval_episodes=2, "
+    'horizon=5, report_to="none", num_workers=1'
+)
+
+
+@pytest.fixture
+def example() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "PPOTrainer(" in block]
+    smaller = block.replace("total_timesteps=512", SMALLER).replace("episodes=20", "episodes=2")
+    assert smaller.count("64") == smaller.count("episodes=2)") == 1
+    return smaller
+
+
+def run(command: list[str], folder: Path) -> str:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_runs_in_one_process(example: str, tmp_path: Path):
+    update, *_, success, word = run([sys.executable, "-c", example], tmp_path).splitlines()
+    assert update.startswith("32 ")
+    assert 0 <= float(success) <= 1
+    assert "{'forward': 0." in word
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"quick_best", "quick_step64"}
+    assert len((tmp_path / "runs/quick/metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_it_runs_in_two_processes(example: str, tmp_path: Path):
+    script = tmp_path / "example.py"
+    body = textwrap.indent(example, "    ")
+    script.write_text(f"def main():\n{body}\n\nif __name__ == '__main__':\n    main()\n")
+    config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    said = run([*launch, "--main_process_port", "0", str(script)], tmp_path).splitlines()
+    assert len([line for line in said if line.startswith("64 ")]) == 2  # each says so, once
+    assert len({line for line in said if re.fullmatch(r"[01]\.\d+", line)}) == 1  # and agrees
+    assert len((tmp_path / "runs/quick/metrics.jsonl").read_text().splitlines()) == 1
