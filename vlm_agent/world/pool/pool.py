@@ -27,6 +27,17 @@ logger = logging.getLogger(__name__)
 Answered = TypeVar("Answered")
 
 
+def _state_size(make_env: MakeEnv) -> int:
+    """How many numbers the privileged state has, which no environment is there yet to tell."""
+    names: Sequence[str] | None = getattr(make_env, "privileged_names", None)
+    if names is None:
+        raise UserError(
+            f"make_env: {make_env!r} has no privileged_names, which say what the privileged state "
+            "is: give the class of the environment, or what has its names"
+        )
+    return len(names)
+
+
 @dataclass(frozen=True)
 class StepBatch:
     """What one word in each of N environments led to.
@@ -71,7 +82,11 @@ class EnvPool:
         make_env: Makes an environment from ``config``, ``gamma`` and ``facts``; the workers import
             it.
         facts: Names of the facts that observations tell; all by default.
-        privileged_state: Whether observations have ``states``, for a critic that reads them.
+        privileged_state: Whether observations have ``states``, for a critic that reads them;
+            ``make_env`` then has ``privileged_names``, as the environments' classes do.
+
+    Raises:
+        UserError: There is no such fact, or nothing says what the privileged state is.
 
     Attributes:
         requests: How many resets and steps have been asked for, by anyone: who keeps episodes
@@ -99,8 +114,7 @@ class EnvPool:
         self.num_envs = num_envs
         self.facts = tuple(FACTS if facts is None else facts)
         self.tells_state = privileged_state
-        names = getattr(make_env, "privileged_names", ())
-        self.state_size = len(names) if privileged_state else None
+        self.state_size = _state_size(make_env) if privileged_state else None
         self.requests = 0
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
         self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
