@@ -5,7 +5,7 @@ import pytest
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.demonstrate import LONGEST_BURST, demonstrate
-from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.robosuite.env import LanguageActionEnv
 from vlm_agent.world.robosuite.expert import ExpertEnv, ScriptedExpert
@@ -90,7 +90,7 @@ def test_it_leaves_what_lies_where_it_belongs(env):
     env.reset(seed=7)
     expert = ScriptedExpert(env)
     assert finishes(env, expert)
-    env.step(WORD["up"])
+    env.scene.move(MOTIONS[WORD["up"]], env.config.step_size, env.config.control_steps)
     assert expert.act() == WORD["up"]
 
 
@@ -161,8 +161,8 @@ def test_expert_env_tells_the_word_for_the_state_before():
 
 def test_demonstrations_without_noise_say_what_the_expert_says(can_env):
     played = demonstrate(can_env, seed=8)
-    assert played.success
-    assert played.stage == "placed"
+    assert played.episode.success
+    assert played.episode.stage == "placed"
     assert list(played.episode.actions) == played.expert_actions.tolist()
     assert len(played.observations) == len(played.episode.actions)
     assert played.observations.frames.shape[1:] == (56, 56, 3)

@@ -1,4 +1,4 @@
-"""Run by test_pool.py: prints how many files are open after a pool, and after one with a restart."""
+"""Run by test_pool.py: how many files are open after a pool, and after a restart."""
 
 import gc
 import os
