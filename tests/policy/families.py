@@ -23,6 +23,7 @@ user assistant User Assistant system image
 forward backward left right up down close gripper open gripper none closed, open,
 open, none closed, forward open, backward closed, left open, right
 move forward move backward move left move right move down a little
+/// ///
 """
 
 _TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n"

@@ -48,6 +48,9 @@ RECIPE_FILE = "recipe.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
 ACTION_HEAD_FILE = "action_head.safetensors"
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
+"""JSON files that hold pieces of text, some of which look like paths, and no places."""
+
 MODEL_CARD = """---
 {{ card_data }}
 ---
@@ -103,7 +106,8 @@ def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> No
                 policy.config.model_name_or_path,
             )
         for path in folder.glob("*.json"):
-            path.write_text(json.dumps(_without_places(json.loads(path.read_text())), indent=2))
+            if path.name not in VOCABULARY_FILES:
+                path.write_text(json.dumps(_without_places(json.loads(path.read_text())), indent=2))
 
 
 def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None = None) -> Policy:
