@@ -12,7 +12,7 @@ from vlm_agent.bench.models import (
     benchmark_policy,
     random_observations,
 )
-from vlm_agent.bench.scoring import _eight_sequences, _library_inputs
+from vlm_agent.bench.scoring import eight_sequences, library_inputs
 from vlm_agent.cli import main as cli
 from vlm_agent.common.errors import UserError
 
@@ -40,7 +40,7 @@ def test_what_scoring_compares_are_the_same_scores():
     observations = random_observations(3, 56)
     policy = benchmark_policy(model, encoder, scoring="phrase_sum")
     ours = policy(**policy.encode(observations)).logits.log_softmax(-1)
-    slow = _eight_sequences(model, encoder, _library_inputs(encoder, observations, "cpu"))
+    slow = eight_sequences(model, encoder, library_inputs(encoder, observations, "cpu"))
     assert (ours - slow.log_softmax(-1)).abs().max() < 1e-4
     assert model.get_output_embeddings().weight.shape[0] == 1000
 

@@ -91,6 +91,7 @@ def test_nothing_of_this_machine_is_published(
         "demonstrations": "~/demonstrations",
         "prompt_template": "prompts/minimal.jinja",
         "report_to": [str(tmp_path / "tracker")],
+        "task_description": 300 * "a",
         "gamma": 0.9,
     }
     policy = build_policy(local, template, 0, recipe).eval()

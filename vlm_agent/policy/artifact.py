@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -203,7 +204,8 @@ def _without_places(value: Any) -> Any:
 def _is_local(name: str) -> bool:
     """Whether a text is the path of something on this machine."""
     is_path = len(name) < 1000 and "\n" not in name and len(name) > 1
-    return is_path and (name.startswith(("/", "~/", "./", "../")) or Path(name).is_dir())
+    # Not Path.is_dir, which fails with names that are too long for one.
+    return is_path and (name.startswith(("/", "~/", "./", "../")) or os.path.isdir(name))  # noqa: PTH112
 
 
 def policy_folder(name: str | Path, **options: Any) -> Path:
