@@ -12,7 +12,7 @@ from vlm_agent.bench.models import (
     benchmark_policy,
     random_observations,
 )
-from vlm_agent.bench.scoring import _eight_sequences, _library_inputs
+from vlm_agent.bench.scoring import eight_sequences, library_inputs
 from vlm_agent.cli import main as cli
 from vlm_agent.common.errors import UserError
 
@@ -40,7 +40,7 @@ def test_what_scoring_compares_are_the_same_scores():
     observations = random_observations(3, 56)
     policy = benchmark_policy(model, encoder, scoring="phrase_sum")
     ours = policy(**policy.encode(observations)).logits.log_softmax(-1)
-    slow = _eight_sequences(model, encoder, _library_inputs(encoder, observations, "cpu"))
+    slow = eight_sequences(model, encoder, library_inputs(encoder, observations, "cpu"))
     assert (ours - slow.log_softmax(-1)).abs().max() < 1e-4
     assert model.get_output_embeddings().weight.shape[0] == 1000
 
@@ -53,30 +53,14 @@ def test_what_update_compares_are_the_same_updates(name):
     assert run.peak_bytes > 2**20
 
 
-def test_update_writes_its_ratios(monkeypatch):
+def test_update_writes_its_ratios():
     runs = {
         "ours": update.Run(1.0, 2**30, 1e-6, {}),
         "without_cache": update.Run(2.0, 2**30, 2e-6, {}),
         "naive": update.Run(8.0, 4 * 2**30, 3e-6, {}),
     }
 
-    class Alone:
-        def __init__(self, _):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def apply(self, _, arguments):
-            return runs[arguments[0]]
-
-    monkeypatch.setattr(
-        update.multiprocessing, "get_context", lambda _: type("C", (), {"Pool": Alone})
-    )
-    figures = update.measure(**SMALL, rounds=2, samples=4)
+    figures = update.measure(**SMALL, rounds=2, samples=4, run=lambda name, *_: runs[name])
     assert figures["speedup_vs_naive"] == 8
     assert figures["speedup_vs_recomputed_vision"] == 2
     assert figures["peak_memory_ratio"] == 0.25

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 import vlm_agent.train
 from tests.conftest import ROOT
 from vlm_agent.cli import main as cli
+from vlm_agent.cli.machine import doctor
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
@@ -100,9 +102,7 @@ def test_greedy_evaluation_of_test_episodes(run_folder: Path, sampled: dict, tmp
     assert [e["length"] for e in greedy["episodes"]] == [6, 6, 6]
 
 
-def test_the_evaluated_folder_needs_nothing_else(
-    run_folder: Path, sampled: dict, tmp_path: Path, monkeypatch
-):
+def test_the_evaluated_folder_needs_nothing_else(run_folder: Path, sampled: dict, tmp_path: Path):
     """Moved elsewhere and used from elsewhere, a checkpoint gives the same numbers."""
     moved = tmp_path / "moved" / "checkpoints"
     moved.mkdir(parents=True)
@@ -111,21 +111,22 @@ def test_the_evaluated_folder_needs_nothing_else(
     target.mkdir()
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    again = evaluate(tmp_path / "moved", tmp_path / "there.json", *SAMPLED)
+    with chdir(tmp_path):
+        again = evaluate(tmp_path / "moved", tmp_path / "there.json", *SAMPLED)
     assert again | {"policy": ""} == sampled | {"policy": ""}
 
 
 def test_policies_are_compared_by_name_and_by_file(tmp_path: Path, capsys):
     scene = ["--task", "Lift", "--frame_size", "28", "--horizon", "30", "--num_eval_episodes", "2"]
     expert = str(tmp_path / "expert.json")
+    # By the name that it had before.
     assert cli.main(["eval", "--policy", "oracle", *scene, "--json", expert]) == 0
     output = tmp_path / "rows.json"
     arguments = ["compare", "random", expert, *scene, "--json", str(output)]
     assert cli.main(arguments) == 0
     first, second = json.loads(output.read_text())
     assert (first["policy"], first["success_rate"], first["greedy"]) == ("random", 0.0, False)
-    assert (second["policy"], second["success_rate"]) == ("oracle", 1.0)
+    assert (second["policy"], second["success_rate"]) == ("expert", 1.0)
     assert (second["difference"], second["only_this"], second["p_value"]) == (1.0, 2, 0.5)
     assert "+1.000" in capsys.readouterr().out
 
@@ -148,9 +149,9 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
         (["eval", "--policy", "random", "--horizon"], "--horizon: expected --key value"),
         (["eval", "--policy", "random", "--controller_hz", "300"], "300: it should divide the 500"),
         (["eval", "--policy", "random", "--ablate", "image"], "'random' reads neither picture"),
-        (["eval", "--policy", "oracle", "--ablate", "prompt"], "'oracle' reads neither picture"),
+        (["eval", "--policy", "oracle", "--ablate", "prompt"], "'expert' reads neither picture"),
         (["eval", "--policy", "random", "--json", "tests"], "--json tests: is a folder"),
-        (["show", "--oracle", "1", "--output", "README.md/a.png"], "--output .*cannot be written"),
+        (["show", "--expert", "1", "--output", "README.md/a.png"], "--output .*cannot be written"),
         (["compare", "random", "/nowhere.json", "--horizon", "x"], "horizon: 'x'"),
         (["compare", "/nowhere.json"], "no evaluation in '/nowhere.json'"),
         (["eval", "--policy", "/nowhere"], "no policy in the folder '/nowhere'"),
@@ -163,7 +164,7 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
             ["eval", "--policy", "a", "--json", "/proc/x/y"],
             "--json .*cannot be written",
         ),
-        (["show", "--oracle", "1", "--output", "a.gif"], "ending in .mp4 or .png"),
+        (["show", "--expert", "1", "--output", "a.gif"], "ending in .mp4 or .png"),
         (["prompt", "--config", "recipes/quik.yaml"], "'recipes/quick.yaml'"),
         (
             ["prompt", "--action_words", *["a", "b", "c", "d", "e", "f", "g", "a"]],
@@ -171,15 +172,13 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
         ),
     ],
 )
-def test_mistakes_get_a_sentence(arguments: list[str], message: str, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError, match=message):
+def test_mistakes_get_a_sentence(arguments: list[str], message: str):
+    with chdir(ROOT), pytest.raises(UserError, match=message):
         cli.main(arguments)
 
 
-def test_prompt_shows_text_count_and_tokens(capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert cli.main(["prompt", "--config", "recipes/quick.yaml"]) == 0
+def test_prompt_shows_text_count_and_tokens(capsys):
+    assert cli.main(["prompt", "--config", str(ROOT / "recipes" / "quick.yaml")]) == 0
     out = capsys.readouterr().out
     assert "open, none<|im_end|>" in out
     assert "tokens: 32, of which 16 are the picture's" in out
@@ -200,7 +199,7 @@ def test_console_script_and_help():
 
 
 def test_seeds_are_whole_numbers(capsys):
-    for arguments in (["show", "--oracle", "-1", "--output", "a.png"], ["eval", "--seed", "-1"]):
+    for arguments in (["show", "--expert", "-1", "--output", "a.png"], ["eval", "--seed", "-1"]):
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)
         assert ended.value.code == 2
@@ -228,33 +227,35 @@ class TestDoctor:
         assert re.search(r"osmesa +(works|does not work)", out)
         assert "drawn with egl" in out
 
-    def test_a_broken_backend_is_found_though_the_child_crashes(self, monkeypatch):
-        monkeypatch.setattr(rendering, "_PROBE", "import os; os.abort()")
-        assert rendering.probe("egl").problem == "it ended with -6"
+    def test_a_broken_backend_is_found_though_the_child_crashes(self):
+        assert rendering.probe("egl", "import os; os.abort()").problem == "it ended with -6"
 
-    def test_without_any_backend_the_install_command_is_named(self, monkeypatch):
-        monkeypatch.setattr(rendering, "_PROBE", "raise OSError('no libEGL')")
+    def test_without_any_backend_the_install_command_is_named(self):
+        def examine() -> list[Finding]:
+            return [rendering.probe(name, "raise OSError('no GL')") for name in ("egl", "osmesa")]
+
         with pytest.raises(UserError, match="egl: on Debian.*apt-get install -y libegl1 libgl1"):
-            cli.main(["doctor"])
+            doctor(install=False, examine=examine)
 
     def test_the_backend_that_works_is_named(self):
         findings = [Finding("egl", None, "no device"), Finding("osmesa", "llvmpipe")]
         assert rendering.advice(findings) == "use the one that works: export MUJOCO_GL=osmesa"
         assert rendering.advice(findings[1:]) is None
 
-    def test_installs_what_is_missing_as_root(self, monkeypatch, capsys):
-        state = {"installed": False}
-        monkeypatch.setattr(rendering, "can_install", lambda: True)
-        monkeypatch.setattr(
-            rendering, "install_system_packages", lambda: state.update(installed=True)
-        )
-        broken, mended = Finding("egl", None, "no libEGL"), Finding("egl", "llvmpipe")
-        monkeypatch.setattr(
-            rendering, "examine", lambda: [mended if state["installed"] else broken]
-        )
-        assert cli.main(["doctor", "--install"]) == 0
+    @pytest.mark.parametrize("install", [True, False])
+    def test_installs_what_is_missing_if_asked_to(self, install: bool, capsys):
+        installed: list[bool] = []
+
+        def examine() -> list[Finding]:
+            return [Finding("egl", "llvmpipe") if installed else Finding("egl", None, "no libEGL")]
+
+        if install:
+            doctor(install, examine, lambda: installed.append(True))
+        else:
+            with pytest.raises(UserError, match="cannot render with egl"):
+                doctor(install, examine, lambda: installed.append(True))
         assert "no libEGL" in capsys.readouterr().out
-        assert state["installed"]
+        assert installed == [True] * install
 
 
 def test_merge_writes_a_policy_and_never_over_anything(template, tmp_path):

@@ -23,6 +23,7 @@ user assistant User Assistant system image
 forward backward left right up down close gripper open gripper none closed, open,
 open, none closed, forward open, backward closed, left open, right
 move forward move backward move left move right move down a little
+/// ///
 """
 
 _TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -179,9 +180,9 @@ def internvl() -> tuple[Any, Any]:
     )
 
 
-def llava() -> tuple[Any, Any]:
+def _llava(model_type: str, config: type, **further: Any) -> tuple[Any, Any]:
     tokenizer = _tokenizer(["<image>"])
-    processor = picture_processor_class("llava")(
+    processor = picture_processor_class(model_type)(
         LlavaImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}),
         tokenizer,
         patch_size=14,
@@ -189,14 +190,23 @@ def llava() -> tuple[Any, Any]:
         num_additional_image_tokens=1,
         chat_template=COLON.replace("IMAGE", "<image>").replace("<end_of_utterance>", ""),
     )
-    return processor, transformers.LlavaConfig(
+    return processor, config(
         text_config=_text(tokenizer) | {"model_type": "qwen2"},
         vision_config=VISION_SIZES
         | {"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
         tie_word_embeddings=False,
+        **further,
     )
+
+
+def llava() -> tuple[Any, Any]:
+    return _llava("llava", transformers.LlavaConfig)
+
+
+def vipllava() -> tuple[Any, Any]:
+    return _llava("vipllava", transformers.VipLlavaConfig, vision_feature_layer=[-2, -3])
 
 
 BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -209,10 +219,13 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava": llava,
 }
 
+UNKNOWN: dict[str, Callable[[], tuple[Any, Any]]] = {"vipllava": vipllava}
+"""A family that is not in the package's table."""
+
 
 def save_family(model_type: str, folder: Path) -> None:
     """Write a tiny random model of a family, and its processor, to a folder."""
-    processor, config = BUILDERS[model_type]()
+    processor, config = (BUILDERS | UNKNOWN)[model_type]()
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config)
     for parameter in model.parameters():  # so that pictures and positions matter

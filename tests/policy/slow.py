@@ -14,7 +14,13 @@ from vlm_agent.world.observations import Observations
 
 def processed(policy: VLMPolicy, observation: Observations) -> dict[str, torch.Tensor]:
     """The library's inputs for one observation."""
-    return policy.encoder.row(observation.facts[0].tolist(), observation.frames[0])
+    prompt = policy.encoder.prompt(observation.facts[0].tolist())
+    frame = observation.frames[0]
+    images = [[frame]] if policy.family.nested_images else [frame]
+    options = policy.family.image_options
+    return dict(
+        policy.encoder.processor(text=[prompt], images=images, return_tensors="pt", **options)
+    )
 
 
 def with_tokens(inputs: dict[str, torch.Tensor], tokens: tuple[int, ...]) -> dict:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save_file
 
 from tests.policy.test_scoring import PHRASES
@@ -170,45 +169,6 @@ def test_a_policy_without_an_adapter_cannot_be_merged(policy, tmp_path):
         merge_adapter(tmp_path)
     with pytest.raises(UserError, match="no policy in the folder"):
         merge_adapter(tmp_path / "nowhere")
-
-
-def test_the_policy_keeps_the_hubs_conventions(policy, tmp_path, monkeypatch):
-    assert isinstance(policy, ModelHubMixin)
-    uploads = []
-
-    class Api:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, repo_id, **_):
-            return type("Repo", (), {"repo_id": repo_id})
-
-        def upload_folder(self, repo_id, folder_path, **_):
-            uploads.append((repo_id, {p.name for p in Path(folder_path).iterdir()}))
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
-    policy.push_to_hub("someone/robot")
-    assert uploads[0][0] == "someone/robot"
-    assert uploads[0][1] >= {"policy.json", "model.safetensors", "value_head.safetensors"}
-
-    policy.save_pretrained(tmp_path)
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr("vlm_agent.policy.artifact.snapshot_download", download)
-    VLMPolicy.from_pretrained("someone/robot", revision="v1", token="secret")
-    assert asked["name"] == "someone/robot"
-    assert asked["revision"] == "v1"
-    assert asked["token"] == "secret"
-    assert asked["local_files_only"] is True  # the hub cannot be reached from a test
-
-    lora = build_policy(ModelConfig(use_peft=True), policy.encoder.template, 0)
-    lora.save_pretrained(tmp_path)
-    merged = merge_adapter("someone/robot")  # by its name, too
-    assert not merged.config.use_peft
 
 
 def test_a_name_that_is_nowhere_gets_a_sentence(tmp_path):

@@ -10,7 +10,8 @@ import torch
 from tests.policy.families import BUILDERS, save_family
 from tests.policy.slow import slow_scores
 from tests.policy.test_scoring import PHRASES, log_softmax
-from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.backbone.families import FAMILIES, Family
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act, evaluate_actions
@@ -128,3 +129,24 @@ def test_saved_policies_score_the_same(make, make_observations, tmp_path):
         assert np.array_equal(mine.probs, theirs.probs)
         assert np.array_equal(mine.values, theirs.values)
         assert loaded.words == policy.words
+
+
+@torch.no_grad()
+def test_a_family_is_added_from_outside_by_one_row(template, make_observations, tmp_path):
+    save_family("vipllava", tmp_path / "model")
+    config = ModelConfig(model_name_or_path=str(tmp_path / "model"), use_peft=True)
+    with pytest.raises(UserError, match="is a 'vipllava', expected one of"):
+        build_policy(config, template, 0)
+    observations = make_observations(3, SIZE)
+    FAMILIES["vipllava"] = Family(tensor_features=True, skips_layers=True)
+    try:
+        policy = build_policy(config, template, 0).eval()
+        fast, slow = policy(**policy.encode(observations)).logits, slow_scores(policy, observations)
+        policy.save_pretrained(tmp_path / "policy")
+        loaded = VLMPolicy.from_pretrained(tmp_path / "policy").eval()
+        again = loaded(**loaded.encode(observations)).logits
+    finally:
+        del FAMILIES["vipllava"]
+    assert (log_softmax(fast) - log_softmax(slow)).abs().max() < 1e-5
+    assert log_softmax(slow).std() > 0.05
+    assert torch.equal(again, fast)

@@ -1,16 +1,26 @@
 """Batched frames are the library's, bit by bit, and prompts are the processor's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.conftest import ROOT
 from tests.policy.families import BUILDERS
 from tests.policy.slow import processed
 from vlm_agent.policy.backbone.families import FAMILIES
-from vlm_agent.policy.inputs.frames import FramePatches, FrameProcessor
+from vlm_agent.policy.backbone.tiny import build_tiny_model, build_tiny_processor
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
+from vlm_agent.policy.inputs.frames import FrameProcessor
+from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.world.observations import Observations
 
 CPU = torch.device("cpu")
+MINIMAL = (ROOT / "prompts" / "minimal.jinja").read_text()
 
 
 def random_frames(count: int, height: int, width: int) -> np.ndarray:
@@ -18,8 +28,25 @@ def random_frames(count: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
 
 
-def processor_for(**options) -> FrameProcessor:
-    return FrameProcessor(Qwen2VLImageProcessorPil(**options), FAMILIES["qwen2_vl"])
+class CountedImageProcessor(Qwen2VLImageProcessorPil):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        return super().__call__(*arguments, **options)
+
+
+class LevellingImageProcessor(CountedImageProcessor):
+    """What becomes of a byte depends on the others of its picture."""
+
+    def rescale(self, image, scale, **options):
+        return super().rescale(image - image.mean(), scale, **options)
+
+
+def processor_for(kind=CountedImageProcessor, **options) -> FrameProcessor:
+    return FrameProcessor(kind(**options), FAMILIES["qwen2_vl"])
 
 
 @pytest.mark.parametrize(
@@ -42,26 +69,28 @@ def processor_for(**options) -> FrameProcessor:
 def test_frames_are_processed_as_a_batch_with_the_librarys_bits(size, options):
     process = processor_for(**options)
     frames = random_frames(3, *size)
+    process(frames[::-1], CPU)  # finds out that it can be done so
+    calls = process.image_processor.calls
     made = process(frames, CPU)
+    assert process.image_processor.calls == calls  # without the library
     expected = process.image_processor(images=list(frames), return_tensors="pt")
-    assert isinstance(process._batched[(*size, 3)], FramePatches)
     assert set(made) == set(expected)
     for name, value in expected.items():
         assert torch.equal(made[name], value), name
         assert made[name].dtype == value.dtype
 
 
-def test_a_processor_that_does_something_else_is_left_alone(monkeypatch):
-    process = processor_for()
-    monkeypatch.setattr(
-        process.image_processor, "rescale", lambda image, scale: np.square(image * scale)
-    )
-    monkeypatch.setattr("vlm_agent.policy.inputs.frames._byte_table", lambda _: np.zeros((3, 256)))
+def test_a_processor_that_does_something_else_is_left_alone():
+    process = processor_for(LevellingImageProcessor)
     frames = random_frames(2, 112, 112)
+    process(frames[::-1], CPU)
+    calls = process.image_processor.calls
     made = process(frames, CPU)
-    assert process._batched[(112, 112, 3)] is None
+    assert process.image_processor.calls == calls + 1
     expected = process.image_processor(images=list(frames), return_tensors="pt")
     assert torch.equal(made["pixel_values"], expected["pixel_values"])
+    usual = processor_for()(frames, CPU)
+    assert not torch.equal(made["pixel_values"], usual["pixel_values"])
 
 
 @pytest.mark.parametrize("model_type", BUILDERS)
@@ -79,8 +108,7 @@ def test_image_inputs_are_those_of_the_processor(model_type, make_observations):
         assert torch.equal(part, alone["pixel_values"])
 
 
-def test_prompts_are_made_once_and_padded_on_the_left(make_policy, make_observations, monkeypatch):
-    policy = make_policy()
+def test_prompts_are_padded_on_the_left(policy, make_observations):
     observations = make_observations(9)
     inputs = policy.encode(observations)
     lengths = inputs["attention_mask"].sum(1)
@@ -98,9 +126,45 @@ def test_prompts_are_made_once_and_padded_on_the_left(make_policy, make_observat
         )
         assert torch.equal(inputs["position_ids"][:, i, -length:], positions[:, 0])
 
-    def render(*_):
-        raise AssertionError("rendered again")
 
-    monkeypatch.setattr(policy.encoder, "row", render)
+class CountedProcessor:
+    """A model's processor that counts how often it is asked."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        return self.processor(*arguments, **options)
+
+
+def counted_policy(source: str) -> VLMPolicy:
+    processor: Any = CountedProcessor(build_tiny_processor())
+    encoder = ObservationEncoder(processor, PromptTemplate(source, "Lift."), FAMILIES["qwen2_vl"])
+    model = build_tiny_model(processor.tokenizer, seed=0)
+    return VLMPolicy(model, encoder, ModelConfig(scoring="first_token"), seed=0)
+
+
+@pytest.mark.parametrize(("source", "prompts"), [(MINIMAL, 2), (MINIMAL + "{{ step }}", 6)])
+def test_a_prompt_is_made_once_whatever_facts_it_does_not_tell(source, prompts):
+    """A curriculum's time limits differ from episode to episode."""
+    policy = counted_policy(source)
+    names = policy.facts
+    facts = np.tile(np.array(policy.encoder.template.start_facts, np.int32), (12, 1))
+    facts[:, names.index("gripper")] = np.arange(12) % 2
+    facts[:, names.index("step")] = np.arange(12) % 6
+    facts[:, names.index("words_left")] = np.arange(12)
+    observations = Observations(random_frames(12, 56, 56), facts)
+    before = policy.encoder.processor.calls
+    inputs = policy.encode(observations)
+    assert policy.encoder.processor.calls == before + prompts
+    assert len(inputs["input_ids"].unique(dim=0)) == prompts
     again = policy.encode(observations)
+    assert policy.encoder.processor.calls == before + prompts
     assert all(torch.equal(again[name], inputs[name]) for name in inputs)
+    larger = Observations(random_frames(12, 112, 112), facts)
+    assert policy.encode(larger)["input_ids"].shape[1] > inputs["input_ids"].shape[1]

@@ -10,8 +10,7 @@ import torch
 import transformers
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.policy.backbone import loading
-from vlm_agent.policy.backbone.loading import load_processor
+from vlm_agent.policy.backbone.loading import can_reach, load_processor
 from vlm_agent.policy.backbone.tiny import build_tiny_model, build_tiny_processor
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
@@ -114,23 +113,13 @@ def test_another_architecture_is_refused(hub_folder, template, tmp_path):
         build_policy(ModelConfig(model_name_or_path=str(tmp_path)), template, 0)
 
 
-@pytest.fixture
-def ask_hub(monkeypatch):
-    """``hub_is_reachable`` for an endpoint, as if asked for the first time."""
+def test_hub_is_asked_with_one_connection():
+    def ask(is_offline: bool = False, **proxies: str) -> bool:
+        return can_reach(endpoint, is_offline, proxies, timeout=1.0)
 
-    def ask(endpoint: str, offline: bool = False, proxies: dict | None = None) -> bool:
-        monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", offline)
-        monkeypatch.setattr(loading.constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(loading, "getproxies", lambda: proxies or {})
-        return loading.hub_is_reachable.__wrapped__(timeout=1.0)
-
-    return ask
-
-
-def test_hub_is_asked_with_one_connection(ask_hub):
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert ask_hub(endpoint)
-        assert not ask_hub(endpoint, offline=True)
-    assert not ask_hub(endpoint)  # nobody listens any more
-    assert ask_hub(endpoint, proxies={"https": "http://127.0.0.1:9"})
+        assert ask()
+        assert not ask(is_offline=True)
+    assert not ask()  # nobody listens any more
+    assert ask(https="http://127.0.0.1:9")

@@ -5,7 +5,7 @@ from torch import nn
 
 from tests.policy.training import train_a_little
 from vlm_agent.common.errors import UserError
-from vlm_agent.policy.decisions import act, evaluate_actions, predict_values
+from vlm_agent.policy.decisions import act, evaluate_actions
 from vlm_agent.policy.heads import ValueHead
 
 
@@ -124,7 +124,6 @@ def test_acting_and_evaluating_agree(make_policy, make_observations):
     )
     assert np.array_equal(log_probs.detach().numpy(), said.log_probs)
     assert np.array_equal(values.detach().numpy(), said.values)
-    assert np.array_equal(predict_values(policy, observations), said.values)
     p = said.probs.astype(np.float64)
     assert np.allclose(entropy.detach().numpy(), -(p * np.log(p)).sum(-1), atol=1e-6)
 
@@ -143,3 +142,19 @@ def test_gradient_checkpointing_changes_no_gradient(make_policy, make_observatio
         assert len(calls) == (2 if checkpointing else 1)
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.allclose(plain, recomputed, atol=1e-6)
+
+
+def test_a_policy_acts_on_an_environments_observation(make_policy, make_observations):
+    policy = make_policy()
+    batch = make_observations(1)
+    facts = dict(zip(policy.facts, batch.facts[0], strict=True))
+    observation = {"image": batch.frames[0], **facts, "what_nobody_asked_for": 1}
+    said, drawn = policy.act(observation), policy.act(observation, uniform=0.999999)
+    expected = act(policy, batch)
+    assert policy.words[said.action] == said.word
+    assert said.action == expected.actions[0]
+    assert list(said.probabilities) == list(policy.words)
+    assert np.array_equal([*said.probabilities.values()], expected.probs[0])
+    assert said.value == expected.values[0]
+    assert (drawn.action, drawn.word) == (7, policy.words[7])
+    assert drawn.probabilities == said.probabilities

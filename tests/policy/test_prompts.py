@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import pytest
 
+from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.inputs.prompts import PromptTemplate, load_template_source
 from vlm_agent.world.actions import DEFAULT_WORDS
 
-ROOT = Path(__file__).parent.parent
 TASK = "Pick up the can."
 
 

@@ -10,13 +10,12 @@ from tokenizers.processors import TemplateProcessing
 
 from tests.policy.slow import slow_scores, token_log_probs
 from vlm_agent.common.errors import UserError
-from vlm_agent.policy import building
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.tiny import build_tiny_processor
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act, evaluate_actions
-from vlm_agent.policy.inputs.encoder import START_FACTS, ObservationEncoder
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.scoring.functional import log_normalizers, restricted_scores
 from vlm_agent.world.observations import Observations
@@ -131,9 +130,7 @@ def test_scores_of_a_bfloat16_backbone_are_dotted_in_float32(make_policy, make_o
     inputs = policy.encode(make_observations(4))
     output = policy(**inputs)
     assert output.logits.dtype == output.values.dtype == torch.float32
-    hidden = policy._hidden_states(
-        {**inputs, "image_features": policy._image_features(inputs)}, policy.scorer
-    )[:, 0]
+    hidden = policy.prompt_ends(**inputs)
     head = policy.inner_model.get_output_embeddings().weight
     assert hidden.dtype == head.dtype == torch.bfloat16
     tokens = [ids[0] for ids in policy.encoder.words.tokens]
@@ -143,27 +140,24 @@ def test_scores_of_a_bfloat16_backbone_are_dotted_in_float32(make_policy, make_o
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_autocast_does_not_round_scores_and_normalizers(dtype, monkeypatch):
-    monkeypatch.setattr(
-        "vlm_agent.policy.scoring.functional.VOCABULARY_CHUNK", 17
-    )  # does not divide 40
+def test_autocast_does_not_round_scores_and_normalizers(dtype):
     torch.manual_seed(0)
     hidden, head = torch.randn(3, 2, 128).to(dtype), torch.randn(40, 128).to(dtype)
     states, tokens = torch.tensor([0, 1, 1]), torch.tensor([1, 5, 7])
     with torch.autocast("cpu", torch.bfloat16):
         scores = restricted_scores(hidden, head, states, tokens)
-        normalizers = log_normalizers(hidden, head)
+        normalizers = log_normalizers(hidden, head, chunk=17)  # which does not divide 40
     whole = hidden.double() @ head.double().T
     assert (scores - whole[:, states, tokens]).abs().max() < 1e-4
     assert (normalizers - whole.logsumexp(-1)).abs().max() < 1e-4
 
 
-def test_normalizers_have_the_gradient_of_the_whole_vocabulary(monkeypatch):
-    monkeypatch.setattr("vlm_agent.policy.scoring.functional.VOCABULARY_CHUNK", 16)
+def test_normalizers_have_the_gradient_of_the_whole_vocabulary():
     torch.manual_seed(0)
     hidden = torch.randn(2, 3, 8, requires_grad=True)
     head = torch.randn(40, 8, requires_grad=True)
-    ours = torch.autograd.grad(log_normalizers(hidden, head).square().sum(), [hidden, head])
+    normalizers = log_normalizers(hidden, head, chunk=16)
+    ours = torch.autograd.grad(normalizers.square().sum(), [hidden, head])
     plain = (hidden @ head.T).logsumexp(-1).square().sum()
     for mine, theirs in zip(ours, torch.autograd.grad(plain, [hidden, head]), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-4)
@@ -229,11 +223,8 @@ def test_action_head_is_linear_in_the_hidden_state(make_policy, make_observation
     torch.nn.init.normal_(policy.action_head.weight, std=0.1)
     torch.nn.init.normal_(policy.action_head.bias)
     inputs = policy.encode(observations)
-    states = policy._hidden_states(
-        {**inputs, "image_features": policy._image_features(inputs)}, policy.scorer
-    )
     head = policy.action_head
-    expected = states[:, 0].double() @ head.weight.double().T + head.bias.double()
+    expected = policy.prompt_ends(**inputs).double() @ head.weight.double().T + head.bias.double()
     assert (policy(**inputs).logits - expected).abs().max() < 1e-5
 
 
@@ -248,19 +239,19 @@ def test_colliding_words_are_scored_as_phrases_and_the_reason_is_said(template, 
     assert caplog.text == ""
 
 
-def test_refused_words_are_refused_before_the_model_loads(monkeypatch, template):
-    def load(*_):
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(building, "load_base_model", load)
-    wanted = ModelConfig(scoring="first_token")
+def test_refused_words_are_refused_before_the_model_loads(policy, template, tmp_path):
+    policy.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    wanted = ModelConfig(model_name_or_path=str(tmp_path), scoring="first_token")
+    with pytest.raises(UserError, match="cannot load"):
+        build_policy(wanted, template, 0)
     with pytest.raises(UserError, match="action_words: .*'move forward'.*'move backward'"):
         build_policy(wanted, dataclasses.replace(template, words=PHRASES), 0)
 
 
 def test_the_prompt_ends_where_the_answer_begins(template):
     encoder = ObservationEncoder(build_tiny_processor(), template, FAMILIES["qwen2_vl"])
-    prompt = encoder.prompt(START_FACTS)
+    prompt = encoder.prompt(template.start_facts)
     assert prompt.endswith("<|im_start|>assistant\n")
     assert prompt.count("<|image_pad|>") == 1
 
@@ -275,7 +266,7 @@ def test_what_the_chat_template_puts_before_an_answer_belongs_to_the_word(templa
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     encoder = ObservationEncoder(processor, template, FAMILIES["qwen2_vl"])
-    assert encoder.prompt(START_FACTS).endswith("assistant:")
+    assert encoder.prompt(template.start_facts).endswith("assistant:")
     assert encoder.words.pieces[:2] == (("Ġforward",), ("Ġbackward",))
 
 
@@ -292,7 +283,8 @@ def test_a_prompt_begins_once_and_ends_where_the_answer_begins(template):
     for chat_template in (plain, "[BOS]" + plain):
         processor.chat_template = chat_template
         encoder = ObservationEncoder(processor, template, FAMILIES["qwen2_vl"])
-        ids = encoder.row(START_FACTS, np.zeros((56, 56, 3), np.uint8))["input_ids"][0].tolist()
+        text = template.render(template.start_facts)
+        ids = encoder.row(text, (56, 56, 3))["input_ids"][0].tolist()
         assert ids[0] == bos
         assert ids.count(bos) == 1
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

@@ -1,16 +1,29 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic.dataclasses import dataclass
 
+from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.settings import STRICT, Count, setting
 from vlm_agent.common.strict_yaml import read_yaml
-from vlm_agent.recipe.recipe import PPOConfig, load_recipe, make_recipe
+from vlm_agent.policy.config import ModelConfig
+from vlm_agent.recipe.command_line import load_recipe, override_env
+from vlm_agent.recipe.recipe import Recipe, make_recipe
+from vlm_agent.recipe.sections import (
+    SECTIONS,
+    PPOConfig,
+    RolloutConfig,
+    RunConfig,
+    register_section,
+)
+from vlm_agent.world.config import EnvConfig
 
-ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 BAD_RECIPES = [
@@ -145,7 +158,8 @@ def test_flags_that_are_no_yaml_are_reported_with_the_others(text: str):
 
 def test_defaults_are_the_documented_ones():
     ppo = PPOConfig()
-    assert (ppo.total_timesteps, ppo.rollout_steps, ppo.learning_rate) == (100_000, 128, 3e-5)
+    assert (RunConfig().total_timesteps, RolloutConfig().rollout_steps) == (100_000, 128)
+    assert ppo.learning_rate == 3e-5
     assert (ppo.clip_range, ppo.gamma, ppo.gae_lambda, ppo.n_epochs) == (0.2, 0.99, 0.95, 4)
     assert (ppo.batch_size, ppo.value_coef, ppo.entropy_coef) == (4, 0.5, 0.01)
 
@@ -161,3 +175,67 @@ def test_resolved_recipe_reads_back_as_the_same_run():
     recipe = load_recipe(["--config", str(ROOT / "recipes" / "full.yaml")])
     again = make_recipe(yaml.safe_load(recipe.to_yaml()))
     assert again == recipe
+
+
+def test_a_recipe_that_ships_is_had_by_its_name_with_settings_of_ones_own():
+    recipe = Recipe.load("quick", total_timesteps=512, task="Lift")
+    path = str(ROOT / "recipes" / "quick.yaml")
+    assert recipe == load_recipe(["--config", path, "--total_timesteps", "512", "--task", "Lift"])
+    assert (recipe.run.total_timesteps, recipe.env.task) == (512, "Lift")
+    with pytest.raises(UserError, match="config: unknown recipe 'quik'; did you mean 'quick'"):
+        Recipe.load("quik")
+    with pytest.raises(UserError, match="total_timestep: unknown key .*'total_timesteps'"):
+        Recipe.load("quick", total_timestep=512)
+
+
+def test_a_section_made_in_python_refuses_what_it_does_not_have():
+    for section, mistake in ((ModelConfig, "temprature"), (PPOConfig, "gama"), (RunConfig, "name")):
+        with pytest.raises(ValueError, match=mistake):
+            section(**{mistake: 9})
+
+
+def test_a_scene_is_changed_by_the_words_of_a_command():
+    scene = EnvConfig(task="Lift")
+    changed = override_env(scene, ["--horizon", "30", "--object_colour", "blue"])
+    assert changed == EnvConfig(task="Lift", horizon=30, object_colour="blue")
+    with pytest.raises(UserError, match="--horizn: unknown option .*did you mean '--horizon'"):
+        override_env(scene, ["--horizn", "30"])
+
+
+@dataclass(config=STRICT, frozen=True)
+class PushConfig:
+    """What a package of its own adds."""
+
+    push_words: Count = setting(3, "how many words a push takes")
+    push_hard: bool = setting(False, "push harder")
+
+
+@pytest.fixture
+def push_section() -> Iterator[None]:
+    register_section("push", PushConfig)
+    yield
+    del SECTIONS["push"]
+
+
+def test_a_key_is_added_from_outside(push_section: None, tmp_path: Path, capsys):
+    assert Recipe.load().extra == {"push": PushConfig()}
+    recipe = Recipe.load("quick", push_words=5)
+    assert recipe.extra["push"] == PushConfig(push_words=5)
+    assert recipe.to_dict()["push_words"] == 5
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    typed = load_recipe(["--config", str(path), "--push_words", "7", "--push_hard"])
+    assert typed.extra["push"] == PushConfig(push_words=7, push_hard=True)
+    with pytest.raises(UserError, match="2 problems(.|\n)*'--push_words'(.|\n)*push_hard: 'x'"):
+        load_recipe(["--push_word", "7", "--push_hard", "x"])
+    with pytest.raises(UserError, match="push_words: 0: it should be greater than or equal to 1"):
+        Recipe.load(push_words=0)
+    with pytest.raises(SystemExit):
+        load_recipe(["--help"])
+    assert "how many words a push takes" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_key_that_is_taken_is_not_added(push_section: None):
+    for name, section in (("push", RunConfig), ("another", PushConfig)):
+        with pytest.raises(UserError, match=f"the section '{name}': there is .* already"):
+            register_section(name, section)

@@ -1,7 +1,9 @@
 """The study's stages, and the README's table and picture that are made of its results."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
-from vlm_agent.evaluation.evaluate import summarize
+from vlm_agent.evaluation.evaluate import Evaluation
 from vlm_agent.recipe.command_line import load_recipe
 from vlm_agent.report.results import (
     BEGIN,
@@ -20,12 +22,11 @@ from vlm_agent.report.results import (
     results_table,
     write_readme,
 )
-from vlm_agent.rollout.collector import Episode
 from vlm_agent.studies import quick
-from vlm_agent.studies import stages as stages_module
 from vlm_agent.studies.results import write_results
 from vlm_agent.studies.stages import Stage, run_stages
 from vlm_agent.studies.study import TEST_EPISODES, Row, Study
+from vlm_agent.world.episode import Episode
 
 RESULTS = json.loads((ROOT / "recipes" / "results" / "results.json").read_text())
 ROW_KEYS = {
@@ -56,46 +57,55 @@ def test_every_stage_is_a_command_that_can_be_typed(tmp_path: Path):
     assert len(set(makes)) == len(makes)
     for stage in study.training():
         module, *words = stage.command
-        words = words[1:] if module == "vlm_agent.cli.main" else words
+        words = words[1:] if module == "vlm_agent.cli" else words
         recipe = load_recipe(words)
         assert recipe.run.run_name in str(stage.makes)
         assert recipe.run.output_dir == str(tmp_path)
 
 
 def saying(path: Path) -> Stage:
-    """A stage that writes down its arguments."""
-    code = f"import pathlib, sys; pathlib.Path({str(path)!r}).write_text(str(sys.argv[1:]))"
+    """A stage that writes down its arguments, unless it is to fail first."""
+    code = (
+        "import pathlib, sys\n"
+        f"path = pathlib.Path({str(path)!r})\n"
+        "if path.with_name('fail').exists(): sys.exit(3)\n"
+        "path.write_text(str(sys.argv[1:]))"
+    )
     (path.parent / f"{path.name}_stage.py").write_text(code)
     return Stage(path.name, (f"{path.name}_stage",), path, anew=("anew",), go_on=("go on",))
 
 
-def test_stages_that_are_done_are_not_run_again(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def run(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
+    """Run stages from the folder where their modules are."""
+    with contextlib.chdir(folder):
+        return run_stages(stages, folder)
+
+
+def test_stages_that_are_done_are_not_run_again(tmp_path: Path):
     stages = [saying(tmp_path / "a"), saying(tmp_path / "b")]
-    run_stages(stages[:1], tmp_path)
+    run(stages[:1], tmp_path)
     stages[0].makes.write_text("made before")
-    assert set(run_stages(stages, tmp_path)) == {"a", "b"}
+    assert set(run(stages, tmp_path)) == {"a", "b"}
     assert stages[0].makes.read_text() == "made before"
     assert stages[1].makes.exists()
     assert set(json.loads((tmp_path / "hours.json").read_text())) == {"a", "b"}
 
 
-def test_what_was_made_otherwise_is_not_taken_for_a_stages_work(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_what_was_made_otherwise_is_not_taken_for_a_stages_work(tmp_path: Path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("seed: 1  # a comment\n")
     first, second, third = (saying(tmp_path / name) for name in "abc")
     first = dataclasses.replace(first, command=(*first.command, "--config", str(recipe)))
     second = dataclasses.replace(second, needs=("a",), folder=tmp_path / "folder")
     stages = [first, second, third]
-    run_stages(stages, tmp_path)
+    run(stages, tmp_path)
     recipe.write_text("seed: 1  # another\n")
-    run_stages(stages, tmp_path)
+    run(stages, tmp_path)
 
     recipe.write_text("seed: 2\n")
     was_another = "its recipe, or one before it, was another"
     with pytest.raises(UserError) as error:
-        run_stages(stages, tmp_path)
+        run(stages, tmp_path)
     assert str(error.value).splitlines() == [
         "delete what is to be made again:",
         f"  {first.makes}: {was_another}",
@@ -103,37 +113,36 @@ def test_what_was_made_otherwise_is_not_taken_for_a_stages_work(tmp_path: Path, 
     ]
     first.makes.unlink()
     with pytest.raises(UserError, match=was_another):
-        run_stages(stages, tmp_path)
+        run(stages, tmp_path)
     assert not first.makes.exists()
     second.makes.unlink()
-    run_stages(stages, tmp_path)
+    run(stages, tmp_path)
     # What does not matter to a stage may change, and so may the place of all that is made.
     seed_only = [dataclasses.replace(first, settings=frozenset({"seed"}))]
     seed_only[0].makes.unlink()
-    run_stages(seed_only, tmp_path)
+    run(seed_only, tmp_path)
     recipe.write_text("seed: 2\ngamma: 1.0\n")
-    run_stages(seed_only, tmp_path)
+    run(seed_only, tmp_path)
     (tmp_path / "stages.json").unlink()
     with pytest.raises(UserError, match=f"{third.makes}: nothing says what made it"):
-        run_stages(stages, tmp_path)
+        run(stages, tmp_path)
 
 
-def test_a_stopped_stage_goes_on_only_as_it_was_begun(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_a_stopped_stage_goes_on_only_as_it_was_begun(tmp_path: Path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("seed: 1\n")
     stage = saying(tmp_path / "a")
     stage = dataclasses.replace(stage, command=(*stage.command, str(recipe)))
-    run = stages_module.subprocess.run
+    fails = tmp_path / "fail"
 
     def attempt(is_stopped: bool = False) -> str:
         if is_stopped:
-            monkeypatch.setattr(stages_module.subprocess, "run", stop)
-            with pytest.raises(KeyboardInterrupt):
-                run_stages([stage], tmp_path)
-            monkeypatch.setattr(stages_module.subprocess, "run", run)
+            fails.touch()
+            with pytest.raises(UserError, match=r"a failed \(exit code 3\)"):
+                run([stage], tmp_path)
+            fails.unlink()
             return ""
-        run_stages([stage], tmp_path)
+        run([stage], tmp_path)
         said = stage.makes.read_text()
         stage.makes.unlink()
         return said
@@ -145,10 +154,6 @@ def test_a_stopped_stage_goes_on_only_as_it_was_begun(tmp_path: Path, monkeypatc
     attempt(is_stopped=True)
     recipe.write_text("seed: 2\n")
     assert "'anew'" in attempt()
-
-
-def stop(*_, **__) -> None:
-    raise KeyboardInterrupt
 
 
 def test_the_stages_need_each_other_as_their_commands_say(tmp_path: Path):
@@ -185,16 +190,28 @@ def test_a_stage_that_makes_nothing_has_failed(tmp_path: Path):
 
 
 def evaluation(path: Path, name: str, solved: int) -> None:
-    records = [Episode(n, [0] * 9, 0.0, n < solved) for n in range(10)]
+    episodes = tuple(Episode(n, (0,) * 9, success=n < solved) for n in range(10))
+    about = {"policy": name, "split": "test"}
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(summarize(records, ["a"], policy=name, split="test")))
+    path.write_text(json.dumps(Evaluation(episodes, ("a",), about).to_dict()))
 
 
-def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
+class StudyOf(Study):
+    """A study of these rows alone."""
+
+    def __init__(self, folder: Path, rows: Iterable[Row]) -> None:
+        super().__init__(folder)
+        self.own_rows = tuple(rows)
+
+    def rows(self) -> Iterator[Row]:
+        yield from self.own_rows
+
+
+def test_results_from_evaluations_to_the_readme(tmp_path: Path):
     start = Row("starter policy", "s", train_seed=0)
     learnt = Row("PPO from the starter policy", "full_tiny_0_best", train_seed=1)
     dark = Row(learnt.label, "b", train_seed=1, change=("--light", "0.6"))
-    monkeypatch.setattr(Study, "rows", lambda self: iter((start, learnt, dark)))
+    first = (start, learnt, dark)
     for row, solved in ((start, 2), (learnt, 9), (dark, 5)):
         evaluation(tmp_path / "evaluations" / row.file, row.label, solved)
     run = tmp_path / "runs" / "full_tiny_0" / "summary.json"
@@ -209,20 +226,19 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     (run.parent / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "hours.json").write_text('{"PPO: full_tiny_0": 1.0, "another study": 1.0}')
     output = tmp_path / "results.json"
-    write_results(Study(tmp_path), output)
+    write_results(StudyOf(tmp_path, first), output)
     lift = Row("starter policy", "s", "Lift", train_seed=0)
     lifts = Row("PPO from the starter policy", "p", "Lift", train_seed=1)
     evaluation(tmp_path / "evaluations" / lift.file, "lift", 4)
     evaluation(tmp_path / "evaluations" / lifts.file, "lifts", 10)
     rows = (start, learnt, dark, lift, lifts)
-    monkeypatch.setattr(Study, "rows", lambda self: iter(rows))
-    write_results(Study(tmp_path), tmp_path / "more.json")
+    write_results(StudyOf(tmp_path, rows), tmp_path / "more.json")
     more = json.loads((tmp_path / "more.json").read_text())
     written = json.loads(output.read_text())
     assert written["hours"] == {"PPO: full_tiny_0": 1.0}
     # Each with the start of the same task, also where a file is written a second time.
     assert more["comparisons"][:1] == written["comparisons"]
-    write_results(Study(tmp_path), tmp_path / "more.json")
+    write_results(StudyOf(tmp_path, rows), tmp_path / "more.json")
     assert json.loads((tmp_path / "more.json").read_text())["comparisons"] == more["comparisons"]
     assert ["+70.0 points" in line for line in results_table(more).splitlines()].count(True) == 1
     assert ["+60.0 points" in line for line in results_table(more).splitlines()].count(True) == 1
@@ -231,7 +247,7 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     (compared,) = written["comparisons"]
     assert (compared["train_seed"], compared["only_this"], compared["only_first"]) == (1, 7, 0)
     assert compared["p_value"] == pytest.approx(2 / 2**7)
-    _the_rest_stays(tmp_path, output, written, start, dark)
+    _the_rest_stays(tmp_path, output, written, rows)
     readme = tmp_path / "README.md"
     readme.write_text(f"before {BEGIN} old {END} after")
     write_readme(written, readme)
@@ -251,24 +267,25 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path, monkeypatch):
     assert about == (learnt.label, "PickPlaceCan", 1, 7)
 
 
-def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row, dark: Row) -> None:
+def _the_rest_stays(folder: Path, output: Path, written: dict, rows: Sequence[Row]) -> None:
     """A study that has made only one row anew leaves the others as they were.
 
     If it came out as before, or was none of the two that were compared, the comparison stays too.
     """
+    again, _, dark, *_ = rows
     new = folder / "new"
     new.mkdir()
     evaluation(new / "evaluations" / again.file, again.label, 2)
-    write_results(Study(new), output)
+    write_results(StudyOf(new, rows), output)
     assert json.loads(output.read_text()) == written
     evaluation(new / "evaluations" / dark.file, dark.label, 6)
-    write_results(Study(new), output)
+    write_results(StudyOf(new, rows), output)
     merged = json.loads(output.read_text())
     assert merged["rows"][2]["success_rate"] == 0.6
     assert merged["comparisons"] == written["comparisons"]
     evaluation(new / "evaluations" / dark.file, dark.label, 5)
     evaluation(new / "evaluations" / again.file, again.label, 3)
-    write_results(Study(new), output)
+    write_results(StudyOf(new, rows), output)
     merged = json.loads(output.read_text())
     assert merged["rows"][0] == written["rows"][0] | {
         "success_rate": 0.3,
@@ -285,7 +302,7 @@ def _the_rest_stays(folder: Path, output: Path, written: dict, again: Row, dark:
     output.write_text(json.dumps(written))
     for key in ("rows", "comparisons", "curves"):
         written[key].pop()
-    write_results(Study(folder / "nothing new"), output)
+    write_results(StudyOf(folder / "nothing new", rows), output)
     assert json.loads(output.read_text()) == written
 
 
@@ -296,9 +313,8 @@ def test_names_of_evaluations_differ():
     assert TEST_EPISODES == 200
 
 
-def test_the_quick_study_says_what_each_setting_gives(tmp_path: Path, monkeypatch):
+def test_the_quick_study_says_what_each_setting_gives(tmp_path: Path):
     """Of ten episodes six are solved before; by the first setting's outcome, 7, 7, 8, 8 and 5."""
-    monkeypatch.setattr(quick, "run_stages", lambda stages, folder: None)
     (tmp_path / "evaluations").mkdir()
     study = quick.QuickStudy(tmp_path)
     for seed in quick.SEEDS:
@@ -308,7 +324,7 @@ def test_the_quick_study_says_what_each_setting_gives(tmp_path: Path, monkeypatc
     first = next(iter(quick.SETTINGS))
     for seed, solved in zip(quick.SEEDS, (7, 7, 8, 8, 5), strict=True):
         evaluation(study.after(first, seed), first, solved)
-    row, *others = quick.study(tmp_path, tmp_path / "study.json")
+    row, *others = quick.write_rows(study, tmp_path / "study.json")
     assert row["before"] == [0.6] * 5
     assert row["after"] == [0.7, 0.7, 0.8, 0.8, 0.5]
     assert row["mean_gain"] == pytest.approx(0.1)
@@ -338,9 +354,9 @@ def test_the_quick_study_trains_as_users_do_but_for_the_evaluations(tmp_path: Pa
     shipped = load_recipe(["--config", "recipes/quick.yaml"])
     for stage in trainings:
         recipe = load_recipe(stage.command[1:])
-        assert recipe.run.total_timesteps == shipped.ppo.total_timesteps == 2000
+        assert recipe.run.total_timesteps == shipped.run.total_timesteps == 2000
         assert recipe.run.run_name in str(stage.makes)
         (after,) = [s for s in stages if f"{recipe.run.run_name}_step2000" in str(s.command)]
         assert after.command[after.command.index("--seed") + 1] == str(recipe.run.seed)
     assert len(trainings) == len(quick.SETTINGS) * len(quick.SEEDS)
-    assert shipped.ppo.num_eval_episodes == quick.EPISODES
+    assert shipped.evaluation.num_eval_episodes == quick.EPISODES

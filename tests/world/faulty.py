@@ -1,16 +1,13 @@
-"""Environments that fail in their worker, once or always, as environment variables say.
-
-``FAULT`` names the way, ``FAULT_MARKER`` a file: while it is missing, the fault happens when the
-episode with seed ``FAULT_SEED`` is to say its third word, and the file is made first.
-"""
+"""Environments that fail in their worker, once or always."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_agent.world.robosuite.env import LanguageActionEnv
 
@@ -18,26 +15,46 @@ FAULT_SEED = 1
 FAULT_STEP = 2
 
 
+@dataclass(frozen=True)
+class Faulty:
+    """Makes environments that fail when the episode of :data:`FAULT_SEED` is to say a third word.
+
+    Attributes:
+        fault: Which way.
+        marker: A file that is made before the fault; where it is, there is none.
+        is_lasting: Fail every time.
+        drifts: Replay to another state than the first time, once it has failed.
+    """
+
+    fault: str
+    marker: Path
+    is_lasting: bool = False
+    drifts: bool = False
+    privileged_names: ClassVar[tuple[str, ...]] = LanguageActionEnv.privileged_names
+
+    def __call__(self, *arguments: Any, **options: Any) -> FaultyEnv:
+        return FaultyEnv(self, *arguments, **options)
+
+
 class FaultyEnv(LanguageActionEnv):
-    """Fails once at its third word, unless ``FAULT`` is ``always``."""
+    """One of them."""
 
-    def step(self, action: int) -> tuple[Any, ...]:
-        marker = Path(os.environ["FAULT_MARKER"])
-        due = os.environ["FAULT"] == "always" or not marker.exists()
-        if due and self.episode_seed == FAULT_SEED and self._step == FAULT_STEP:
-            marker.touch()
-            fail(os.environ["FAULT"])
-        return super().step(action)
-
-
-class DriftingEnv(FaultyEnv):
-    """Fails like its parent, and then replays to another state than the first time."""
+    def __init__(self, how: Faulty, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.how = how
 
     def reset(self, **keywords: Any) -> tuple[Any, ...]:
         answer = super().reset(**keywords)
-        if Path(os.environ["FAULT_MARKER"]).exists():
+        if self.how.drifts and self.how.marker.exists():
             self.scene.physics_state()[0][0] += 1e-9
         return answer
+
+    def step(self, action: int) -> tuple[Any, ...]:
+        is_due = self.how.is_lasting or not self.how.marker.exists()
+        if is_due and self.episode_seed == FAULT_SEED and self.words_said == FAULT_STEP:
+            self.how.marker.touch()
+            fail(self.how.fault)
+        return super().step(action)
 
 
 def fail(how: str) -> None:

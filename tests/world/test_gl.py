@@ -1,4 +1,3 @@
-import ctypes
 import os
 import subprocess
 import sys
@@ -16,30 +15,28 @@ from vlm_agent.world.render import gl
         (set(), "egl"),
     ],
 )
-def test_the_backend_is_the_first_whose_library_is_there(monkeypatch, present: set, chosen: str):
+def test_the_backend_is_the_first_whose_library_is_there(present: set, chosen: str):
+    environ: dict[str, str] = {}
+
     def load(name: str) -> None:
         if name not in present:
             raise OSError(name)
 
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    assert gl.settle_backend() == chosen == os.environ["MUJOCO_GL"]
+    assert gl.settle_backend(environ, load) == chosen == environ["MUJOCO_GL"]
 
 
-def test_what_the_user_set_stays(monkeypatch):
-    monkeypatch.setenv("MUJOCO_GL", "glfw")
-    assert gl.settle_backend() == "glfw"
+def test_what_the_user_set_stays():
+    environ = {"MUJOCO_GL": "glfw"}
+    assert gl.settle_backend(environ) == environ["MUJOCO_GL"] == "glfw"
 
 
 @pytest.mark.parametrize(
     ("index", "set_before", "after"), [(0, None, "0"), (99, None, None), (0, "7", "7")]
 )
-def test_a_gpu_is_chosen_if_egl_has_it_and_nobody_chose(monkeypatch, index, set_before, after):
-    monkeypatch.delenv(gl.DEVICE_VARIABLE, raising=False)
-    if set_before is not None:
-        monkeypatch.setenv(gl.DEVICE_VARIABLE, set_before)
-    gl.select_gpu(index)
-    assert os.environ.pop(gl.DEVICE_VARIABLE, None) == after
+def test_a_gpu_is_chosen_if_egl_has_it_and_nobody_chose(index, set_before, after):
+    environ = {} if set_before is None else {gl.DEVICE_VARIABLE: set_before}
+    gl.select_gpu(index, environ)
+    assert environ.get(gl.DEVICE_VARIABLE) == after
 
 
 def test_mujoco_may_be_imported_first():

@@ -1,22 +1,20 @@
-import gc
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.world.faulty import FAULT_SEED, DriftingEnv, FaultyEnv
+from tests.world.faulty import FAULT_SEED, Faulty
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
-from vlm_agent.world.pool import handle
+from vlm_agent.world.pool.handle import words_to_replay
 from vlm_agent.world.pool.pool import EnvPool
 from vlm_agent.world.pool.worker import Step
 
@@ -25,6 +23,10 @@ NUM_ENVS = 3
 STEPS = 12
 HORIZONS = [5, 4, 3]  # some episodes have less time than the scene gives
 ROOT = Path(__file__).parents[2]
+
+
+def pool_of(num_workers: int, **options) -> EnvPool:
+    return EnvPool(CONFIG, NUM_ENVS, num_workers, privileged_state=True, **options)
 
 
 def play(pool: EnvPool, groups: int = 1, disturb=lambda step: None) -> list[np.ndarray]:
@@ -73,7 +75,7 @@ def play(pool: EnvPool, groups: int = 1, disturb=lambda step: None) -> list[np.n
 
 @pytest.fixture(scope="module")
 def undisturbed() -> list[np.ndarray]:
-    with EnvPool(CONFIG, NUM_ENVS, 1) as pool:
+    with pool_of(1) as pool:
         return play(pool)
 
 
@@ -85,7 +87,7 @@ def assert_same(arrays: list[np.ndarray], others: list[np.ndarray]) -> None:
 
 
 def test_results_depend_neither_on_workers_nor_on_groups(undisturbed):
-    with EnvPool(CONFIG, NUM_ENVS, 3) as pool:
+    with pool_of(3) as pool:
         assert pool.num_workers == 3
         assert_same(play(pool), undisturbed)
         assert_same(play(pool, groups=2), undisturbed)
@@ -107,7 +109,7 @@ def test_new_episodes_begin_where_one_ended(undisturbed):
         assert np.array_equal(states[step][~ended], next_states[step][~ended])
         assert not (states[step][ended] == next_states[step][ended]).all(-1).any()
     fresh_frames = undisturbed[4::9]
-    with EnvPool(CONFIG, NUM_ENVS, 2) as pool:
+    with pool_of(2) as pool:
         expected = pool.reset({i: Episode(100 + 10 * i, ()) for i in range(NUM_ENVS)})
     for i in range(NUM_ENVS):
         first_end = truncated[:, i].argmax()
@@ -120,6 +122,7 @@ def test_answers_come_in_the_order_asked_for():
         ahead = pool.reset({0: Episode(0, ()), 1: Episode(1, (4,))})
         back = pool.reset({1: Episode(1, (4,)), 0: Episode(0, ())})
         assert ahead.facts[:, 2].tolist() == [0, 1]
+        assert ahead.states is None  # nobody asked
         assert np.array_equal(ahead.frames[::-1], back.frames)
         assert pool.step({1: 0, 0: 3}).observations.facts[:, 1].tolist() == [0, 3]
         with pytest.raises(UserError, match="the words are 0 to 7"):
@@ -130,11 +133,11 @@ def test_answers_come_in_the_order_asked_for():
 
 def test_a_killed_worker_changes_nothing(undisturbed, caplog):
     victim = 0
-    with EnvPool(CONFIG, NUM_ENVS, 2) as pool:
+    with pool_of(2) as pool:
 
         def disturb(step: int) -> None:
             if step == 7 and not sum(pool.restarts):
-                os.kill(pool._workers[victim].process.pid, signal.SIGKILL)
+                os.kill(pool.worker_pids()[victim], signal.SIGKILL)
 
         assert_same(play(pool, groups=2, disturb=disturb), undisturbed)
         assert pool.restarts[victim] == 1
@@ -153,11 +156,9 @@ def test_a_killed_worker_changes_nothing(undisturbed, caplog):
     ],
 )
 def test_faults_inside_a_worker_change_nothing(
-    undisturbed, fault: str, message: str, caplog, monkeypatch, tmp_path
+    undisturbed, fault: str, message: str, caplog, tmp_path
 ):
-    monkeypatch.setenv("FAULT", fault)
-    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
-    with EnvPool(CONFIG, NUM_ENVS, 2, timeout=6.0, make_env=FaultyEnv) as pool:
+    with pool_of(2, timeout=6.0, make_env=Faulty(fault, tmp_path / "marker")) as pool:
         assert_same(play(pool, groups=2), undisturbed)
         assert pool.restarts == [0, 1]  # the episode with that seed begins in environment 1
     assert FAULT_SEED == 1
@@ -166,10 +167,9 @@ def test_faults_inside_a_worker_change_nothing(
     assert re.search(message, caplog.text)
 
 
-def test_a_worker_that_keeps_failing_is_an_error_with_its_traceback(monkeypatch, tmp_path):
-    monkeypatch.setenv("FAULT", "always")
-    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
-    with EnvPool(CONFIG, 2, 1, max_restarts=1, make_env=FaultyEnv) as pool:
+def test_a_worker_that_keeps_failing_is_an_error_with_its_traceback(tmp_path):
+    always = Faulty("exception", tmp_path / "marker", is_lasting=True)
+    with EnvPool(CONFIG, 2, 1, max_restarts=1, make_env=always) as pool:
         pool.reset({0: Episode(0, ()), FAULT_SEED: Episode(FAULT_SEED, (4, 4))})
         with pytest.raises(UserError) as error:
             pool.step({0: 0, 1: 0})
@@ -180,10 +180,9 @@ def test_a_worker_that_keeps_failing_is_an_error_with_its_traceback(monkeypatch,
     assert "in _do" in text  # the worker's own stack
 
 
-def test_a_replay_that_leads_elsewhere_is_an_error(monkeypatch, tmp_path):
-    monkeypatch.setenv("FAULT", "exit")
-    monkeypatch.setenv("FAULT_MARKER", str(tmp_path / "marker"))
-    with EnvPool(CONFIG, 2, 1, make_env=DriftingEnv) as pool:
+def test_a_replay_that_leads_elsewhere_is_an_error(tmp_path):
+    drifting = Faulty("exception", tmp_path / "marker", drifts=True)
+    with EnvPool(CONFIG, 2, 1, make_env=drifting) as pool:
         pool.reset({0: Episode(0, ()), FAULT_SEED: Episode(FAULT_SEED, (4, 4))})
         with pytest.raises(
             UserError, match=r"environment 0 did not replay: seed 0 and its 0 words"
@@ -192,7 +191,7 @@ def test_a_replay_that_leads_elsewhere_is_an_error(monkeypatch, tmp_path):
 
 
 def test_a_worker_that_dies_while_it_starts_is_restarted(undisturbed):
-    with EnvPool(CONFIG, NUM_ENVS, 1) as pool:
+    with pool_of(1) as pool:
         os.kill(pool.worker_pids()[0], signal.SIGKILL)
         assert_same(play(pool), undisturbed)
         assert pool.restarts == [1]
@@ -210,9 +209,10 @@ def test_a_step_under_way_stands_in_the_way_of_others_but_not_of_closing():
         assert pool.finish_step().observations.facts[0, 1] == 3
         assert pool.finish_step().observations.facts[0, 1] == 2
         pool.start_step({0: 0, 1: 0})
+        workers = pool.worker_pids()
         pool.close()
         pool.close()
-        assert not any(worker.process.is_alive() for worker in pool._workers)
+        assert not any(map(is_running, workers))
 
 
 def test_an_environment_that_cannot_be_built_is_an_error_at_once():
@@ -222,30 +222,31 @@ def test_an_environment_that_cannot_be_built_is_an_error_at_once():
         assert pool.restarts == [0]
 
 
+def test_a_privileged_state_that_nobody_can_name_is_refused():
+    with pytest.raises(UserError, match="make_env: .*lambda.* has no privileged_names"):
+        EnvPool(CONFIG, 1, make_env=lambda *_, **__: None, privileged_state=True)
+
+
 def test_words_that_are_said_again_get_time():
     """Also those of an episode that is only begun where another ends."""
     played, fresh = Episode(1, (4,) * 150), Episode(2, ())
-    assert handle._replayed({0: played, 1: fresh}) == 150
-    assert handle._replayed({0: Step(3, played), 1: Step(3, fresh), 2: Step(3)}) == 150
+    assert words_to_replay({0: played, 1: fresh}) == 150
+    assert words_to_replay({0: Step(3, played), 1: Step(3, fresh), 2: Step(3)}) == 150
 
 
-def test_nothing_is_left_behind(tmp_path, monkeypatch):
+def test_nothing_is_left_behind(tmp_path):
     """Neither open files nor temporary ones, also after a restart."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def open_files(restart: bool) -> int:
-        with EnvPool(CONFIG, 1, 1) as pool:
-            pool.reset({0: Episode(0, ())})
-            if restart:
-                os.kill(pool.worker_pids()[0], signal.SIGKILL)
-            pool.step({0: 0})
-            assert pool.restarts == [int(restart)]
-        del pool
-        gc.collect()
-        return len(list(Path("/proc/self/fd").iterdir()))
-
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.world.two_pools"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
     # multiprocessing keeps a few of its own from the first pool on.
-    assert open_files(restart=False) == open_files(restart=True)
+    without_restart, with_restart = map(int, child.stdout.split())
+    assert without_restart == with_restart
     assert not list(tmp_path.iterdir())
 
 

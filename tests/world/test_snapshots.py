@@ -11,11 +11,12 @@ import pytest
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.facts import FACTS
 from vlm_agent.world.pool.snapshots import Snapshots
 from vlm_agent.world.pool.worker import Frames, WorkerSettings, make_envs
 from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import play_expert
-from vlm_agent.world.robosuite.scene import Stage
+from vlm_agent.world.robosuite.expert import OPEN, ScriptedExpert, play_expert
+from vlm_agent.world.robosuite.scene import RobotScene
 
 # Grips and lets go, so that the gripper is somewhere on its way.
 WORDS = [5, 0, 6, 5, 2, 7, 5, 6, *np.random.default_rng(0).integers(0, 8, 12).tolist()]
@@ -67,7 +68,16 @@ def test_a_snapshot_is_bit_for_bit_where_the_words_lead(task: str, options: dict
 def test_an_environment_goes_on_from_what_another_of_its_worker_remembers():
     """Over all of an expert's episode: before the can is held, on the way, at the end."""
     config = EnvConfig(frame_size=28)
-    settings = WorkerSettings((0, 1), config, 0.99, Frames.allocate(2, 28), None, LanguageActionEnv)
+    settings = WorkerSettings(
+        slots=(0, 1),
+        config=config,
+        gamma=0.99,
+        frames=Frames.allocate(2, 28),
+        gpu=None,
+        make_env=LanguageActionEnv,
+        facts=tuple(FACTS.values()),
+        tells_state=False,
+    )
     first, second = make_envs(settings).values()
     episode, _, _ = play_expert(7, config)
     actions = episode.actions
@@ -98,31 +108,44 @@ def test_tasks_that_count_for_themselves_are_replayed():
     env.close()
 
 
-def test_what_was_said_before_a_kept_moment_is_not_said_again(monkeypatch):
+class CountingScene(RobotScene):
+    """Counts the words that move it."""
+
+    words_moved = 0
+
+    def move(self, *motion: Any) -> None:
+        self.words_moved += 1
+        super().move(*motion)
+
+
+def test_what_was_said_before_a_kept_moment_is_not_said_again():
     env = LanguageActionEnv(task="Lift", frame_size=28)
-    said = []
-    monkeypatch.setattr(env.scene, "move", lambda *motion: said.append(motion))
-    monkeypatch.setattr(env.scene, "snapshot", lambda: None)
-    monkeypatch.setattr(env.scene, "restore", lambda snapshot: None)
+    env.scene.__class__ = CountingScene
     for actions, words in (([1, 2, 3], 3), ([1, 2, 3], 0), ([1, 2], 0), ([1, 2, 4, 5], 2)):
-        said.clear()
+        env.scene.words_moved = 0
         observation, _ = env.reset(seed=3, options={"actions": np.array(actions)})
-        assert len(said) == words
+        assert env.scene.words_moved == words
         assert (observation["step"], observation["last_action"]) == (len(actions), actions[-1])
     env.reset(seed=4, options={"actions": [1, 2]})
-    assert len(said) == 4, "another seed is another episode"
+    assert env.scene.words_moved == 2 + 2, "another seed is another episode"
     with pytest.raises(UserError, match=r"action 1\.5 is out of range"):
         env.reset(seed=4, options={"actions": [1, 1.5]})
     env.close()
 
 
-def test_the_stage_once_reached_is_kept(monkeypatch):
+def test_the_stage_once_reached_is_kept():
+    """What was grasped and let go again had been grasped, also for who takes it up there."""
     env = LanguageActionEnv(task="Lift", frame_size=28)
-    with monkeypatch.context() as lifted:
-        lifted.setattr(env.scene, "stage", lambda success: Stage.LIFTED)
-        env.reset(seed=3, options={"actions": [1, 2]})
-    _, info = env.reset(seed=3, options={"actions": [1, 2]})
-    assert info["stage"] == "lifted"
+    expert, actions, info = ScriptedExpert(env), [], env.reset(seed=3)[1]
+    while info["stage"] != "grasped":
+        actions.append(expert.act())
+        *_, info = env.step(actions[-1])
+    actions += [OPEN] * 3
+    for kept in (0, len(actions)):
+        assert len(env.moments) == kept
+        _, info = env.reset(seed=3, options={"actions": actions})
+        assert info["stage"] == "grasped"
+        assert not env.scene.is_grasped()
     env.close()
 
 

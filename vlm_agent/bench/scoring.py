@@ -49,7 +49,7 @@ def _compare(
     model = benchmark_model(arch, vocabulary, device, encoder)
     policy = benchmark_policy(model, encoder)
     inputs = policy.encode(observations)
-    plain = _library_inputs(encoder, observations, device)
+    plain = library_inputs(encoder, observations, device)
     longest = max(len(ids) for ids in encoder.words.tokens)
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: policy(**inputs),
@@ -62,7 +62,7 @@ def _compare(
             return_dict_in_generate=True,
             output_logits=True,
         ),
-        "sequences": lambda: _eight_sequences(model, encoder, plain),
+        "sequences": lambda: eight_sequences(model, encoder, plain),
     }
     for scoring in ("phrase_sum", "phrase_word"):
         phrases = benchmark_policy(model, encoder, scoring=scoring)
@@ -82,7 +82,7 @@ def _compare(
     return figures
 
 
-def _library_inputs(
+def library_inputs(
     encoder: ObservationEncoder, observations: Observations, device: str
 ) -> dict[str, torch.Tensor]:
     """What transformers' own processor makes of the batch."""
@@ -96,7 +96,7 @@ def _library_inputs(
     return {name: value.to(device) for name, value in made.items()}
 
 
-def _eight_sequences(
+def eight_sequences(
     model: Any, encoder: ObservationEncoder, plain: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """Each word behind each prompt as a sequence of its own, with the whole vocabulary's scores.

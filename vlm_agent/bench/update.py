@@ -9,6 +9,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,15 +59,16 @@ def measure(
     frame_size: int,
     rounds: int,
     samples: int,
+    run: Callable[..., Run] | None = None,
 ) -> dict[str, Any]:
-    """Ratios of median times and memories."""
+    """Ratios of median times and memories; ``run`` is :func:`run_apart` by default."""
+    run = run or run_apart
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
     settings = (arch, device, vocabulary, batch_size, frame_size, samples)
     with tqdm(total=rounds * len(CONTENDERS), desc="updates") as bar:
         for _ in range(rounds):
             for name in CONTENDERS:
-                with multiprocessing.get_context("spawn").Pool(1) as alone:
-                    runs[name].append(alone.apply(run_alone, (name, *settings)))
+                runs[name].append(run(name, *settings))
                 bar.update()
     seconds = {name: statistics.median(run.seconds for run in runs[name]) for name in runs}
     memory = {name: statistics.median(run.peak_bytes for run in runs[name]) for name in runs}
@@ -79,6 +81,12 @@ def measure(
         "samples_per_s": Recipe.load().ppo.n_epochs * samples / seconds["ours"],
         **runs["ours"][0].gpu,
     }
+
+
+def run_apart(*arguments: Any) -> Run:
+    """:func:`run_alone` in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(run_alone, arguments)
 
 
 class NaivePolicy(VLMPolicy):

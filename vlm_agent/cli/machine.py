@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from vlm_agent.cli.options import check_writable
 from vlm_agent.common.errors import UserError
+from vlm_agent.world.render import doctor as rendering
 
 
 def add_bench(commands: Any) -> None:
@@ -43,15 +45,33 @@ def add_doctor(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
-    from vlm_agent.world.render import doctor as rendering
+    doctor(arguments.install)
+    return 0
 
-    findings = rendering.examine()
-    if rendering.advice(findings) and arguments.install and rendering.can_install():
+
+def doctor(
+    install: bool,
+    examine: Callable[[], list[rendering.Finding]] = rendering.examine,
+    installer: Callable[[], None] | None = None,
+) -> None:
+    """Say whether this machine can render, and with what.
+
+    Args:
+        install: Install what is missing, where that is allowed.
+        examine: Tries the backends.
+        installer: Installs what is missing; by default apt-get, if this process may use it.
+
+    Raises:
+        UserError: It cannot; the message says what to do.
+    """
+    if installer is None and rendering.can_install():
+        installer = rendering.install_system_packages
+    findings = examine()
+    if rendering.advice(findings) and install and installer is not None:
         print(f"{findings[0]}; installing the system's libraries")
-        rendering.install_system_packages()
-        findings = rendering.examine()
+        installer()
+        findings = examine()
     print(*findings, sep="\n")
     if advice := rendering.advice(findings):
         raise UserError(f"cannot render with {findings[0].backend}: {advice}")
     print(f"rendering works; frames are drawn with {findings[0].backend}")
-    return 0

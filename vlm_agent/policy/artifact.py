@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,6 +48,9 @@ PROMPT_FILE = "prompt.jinja"
 RECIPE_FILE = "recipe.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
 ACTION_HEAD_FILE = "action_head.safetensors"
+
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
+"""JSON files that hold pieces of text, some of which look like paths, and no places."""
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -103,7 +107,8 @@ def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> No
                 policy.config.model_name_or_path,
             )
         for path in folder.glob("*.json"):
-            path.write_text(json.dumps(_without_places(json.loads(path.read_text())), indent=2))
+            if path.name not in VOCABULARY_FILES:
+                path.write_text(json.dumps(_without_places(json.loads(path.read_text())), indent=2))
 
 
 def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None = None) -> Policy:
@@ -199,7 +204,8 @@ def _without_places(value: Any) -> Any:
 def _is_local(name: str) -> bool:
     """Whether a text is the path of something on this machine."""
     is_path = len(name) < 1000 and "\n" not in name and len(name) > 1
-    return is_path and (name.startswith(("/", "~/", "./", "../")) or Path(name).is_dir())
+    # Not Path.is_dir, which fails with names that are too long for one.
+    return is_path and (name.startswith(("/", "~/", "./", "../")) or os.path.isdir(name))  # noqa: PTH112
 
 
 def policy_folder(name: str | Path, **options: Any) -> Path:

@@ -7,6 +7,7 @@ To add a key, add a field here; from outside of the package, a section of one's 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from typing import Annotated, Any, Literal
 
@@ -247,11 +248,14 @@ def register_section(name: str, section: type) -> None:
 
 def key_types() -> dict[str, Any]:
     """Every key of a recipe and its type."""
-    return {
-        field.name: typing.get_type_hints(section)[field.name]
-        for section in SECTIONS.values()
-        for field in dataclasses.fields(section)
-    }
+    return {key: hint for section in SECTIONS.values() for key, hint in _types(section).items()}
+
+
+@functools.cache
+def _types(section: type) -> dict[str, Any]:
+    """The keys of a section; to read the types takes longer than all the rest of a recipe."""
+    hints = typing.get_type_hints(section)
+    return {field.name: hints[field.name] for field in dataclasses.fields(section)}
 
 
 def default_settings() -> dict[str, Any]:

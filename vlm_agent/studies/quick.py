@@ -105,6 +105,11 @@ def study(folder: Path, output: Path) -> list[dict[str, Any]]:
     """
     quick = QuickStudy(folder)
     run_stages(list(quick.stages()), folder)
+    return write_rows(quick, output)
+
+
+def write_rows(quick: QuickStudy, output: Path) -> list[dict[str, Any]]:
+    """Write what came of a study whose stages have all been run."""
     rows = [quick.row(setting) for setting in SETTINGS]
     written = {"hardware": hardware(), "seeds": list(SEEDS), "episodes": EPISODES, "rows": rows}
     output.parent.mkdir(parents=True, exist_ok=True)

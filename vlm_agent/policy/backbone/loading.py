@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -155,16 +155,29 @@ def _from_pretrained(load: Callable[..., Any], name: str, revision: str, **optio
 
 
 @functools.cache
-def hub_is_reachable(timeout: float = 5.0) -> bool:
-    """Whether the hub's host answers; asked once, since its client would retry for minutes.
+def hub_is_reachable() -> bool:
+    """Whether the hub's host answers; asked once, since its client would retry for minutes."""
+    return can_reach(constants.ENDPOINT, constants.HF_HUB_OFFLINE, getproxies())
+
+
+def can_reach(
+    endpoint: str, is_offline: bool, proxies: Mapping[str, str], timeout: float = 5.0
+) -> bool:
+    """Whether a hub's host answers.
 
     Behind a proxy the host cannot be asked directly, and the client is left to find out.
+
+    Args:
+        endpoint: The hub's address.
+        is_offline: Whether the client is told not to ask.
+        proxies: Kind of address -> proxy.
+        timeout: Seconds to wait for an answer.
     """
-    if constants.HF_HUB_OFFLINE:
+    if is_offline:
         return False
-    if getproxies():
+    if proxies:
         return True
-    url = urlsplit(constants.ENDPOINT)
+    url = urlsplit(endpoint)
     port = url.port or (80 if url.scheme == "http" else 443)
     try:
         with socket.create_connection((url.hostname, port), timeout):

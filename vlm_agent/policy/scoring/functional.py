@@ -32,11 +32,18 @@ def restricted_scores(
         return torch.einsum("bed,ed->be", chosen_BED, rows_ED)
 
 
-def log_normalizers(hidden_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
+def log_normalizers(
+    hidden_BSD: torch.Tensor, head_VD: torch.Tensor, chunk: int = VOCABULARY_CHUNK
+) -> torch.Tensor:
     """Log Σ exp of the scores of the whole vocabulary, fp32 (B, S).
 
     The vocabulary is taken in chunks that are recomputed for the gradient, so neither the scores
     nor an fp32 copy of the head ever exist as a whole.
+
+    Args:
+        hidden_BSD: Final hidden states.
+        head_VD: The language head's weight.
+        chunk: Rows of it that are multiplied at once.
     """
     with torch.autocast(hidden_BSD.device.type, enabled=False):
         hidden = hidden_BSD.float()
@@ -44,7 +51,7 @@ def log_normalizers(hidden_BSD: torch.Tensor, head_VD: torch.Tensor) -> torch.Te
             checkpoint(
                 _chunk_normalizer, hidden, rows, use_reentrant=False, preserve_rng_state=False
             )
-            for rows in head_VD.split(VOCABULARY_CHUNK)
+            for rows in head_VD.split(chunk)
         ]
         return torch.stack(parts).logsumexp(0)
 

@@ -103,7 +103,9 @@ class WorkerHandle:
             UserError: The environments cannot be made or asked so.
         """
         self.wait_until_ready()
-        answer = self._get(self._timeout * (1 + _replayed(self.unanswered[0]) / WORDS_PER_TIMEOUT))
+        answer = self._get(
+            self._timeout * (1 + words_to_replay(self.unanswered[0]) / WORDS_PER_TIMEOUT)
+        )
         return self.unanswered.popleft(), answer
 
     def _get(self, timeout: float) -> Any:
@@ -146,7 +148,7 @@ class WorkerHandle:
         self._pipe.close()
 
 
-def _replayed(request: Request) -> int:
+def words_to_replay(request: Request) -> int:
     """How many words of earlier episodes the worker may have to say before it can answer."""
     asked = [what.following if isinstance(what, Step) else what for what in request.values()]
     return sum(len(episode.actions) for episode in asked if episode is not None)

@@ -29,6 +29,7 @@ from vlm_agent.world.pool.worker import (
     Step,
     Told,
     WorkerSettings,
+    state_size,
 )
 from vlm_agent.world.robosuite.env import LanguageActionEnv
 
@@ -54,10 +55,13 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         gpu: Index of the GPU to draw on; ``None`` leaves that to EGL.
         timeout: Seconds without an answer after which a worker counts as hung.
         max_restarts: How often each worker is restarted before the pool gives up.
-        make_env: Makes an environment from ``config``, ``gamma`` and ``facts``; the workers import
-            it.
+        make_env: Makes one from ``config``, ``gamma`` and ``facts``; the workers import it.
         facts: Names of the facts that observations tell; all by default.
-        privileged_state: Whether observations have ``states``, for a critic that reads them.
+        privileged_state: Whether observations have ``states``, for a critic that reads them;
+            ``make_env`` then has ``privileged_names``, as the environments' classes do.
+
+    Raises:
+        UserError: There is no such fact, or nothing says what the privileged state is.
 
     Attributes:
         requests: How many resets and steps have been asked for, by anyone: who keeps episodes
@@ -85,8 +89,7 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         self.num_envs = num_envs
         self.facts = tuple(FACTS if facts is None else facts)
         self.tells_state = privileged_state
-        names = getattr(make_env, "privileged_names", ())
-        self.state_size = len(names) if privileged_state else None
+        self.state_size = state_size(make_env) if privileged_state else None
         self.requests = 0
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
         self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}

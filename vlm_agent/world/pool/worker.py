@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -50,6 +50,21 @@ class Frames:
 
 MakeEnv = Callable[..., LanguageActionEnv]
 """``LanguageActionEnv``, or another importable name that makes one."""
+
+
+def state_size(make_env: MakeEnv) -> int:
+    """How many numbers the privileged state has, which no environment is there yet to tell.
+
+    Raises:
+        UserError: Nothing says so.
+    """
+    names: Sequence[str] | None = getattr(make_env, "privileged_names", None)
+    if names is None:
+        raise UserError(
+            f"make_env: {make_env!r} has no privileged_names, which say what the privileged state "
+            "is: give the class of the environment, or what has its names"
+        )
+    return len(names)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ SYSTEM_PACKAGES = ("libegl1", "libgl1", "libegl-mesa0", "libgl1-mesa-dri")
 
 INSTALL_COMMAND = f"apt-get update && apt-get install -y {' '.join(SYSTEM_PACKAGES)}"
 
-_PROBE = """
+PROBE = """
 from vlm_agent.world.robosuite.names import import_mujoco
 mujoco = import_mujoco()
 from vlm_agent.world.render.gl import make_context, renderer_name
@@ -41,6 +41,7 @@ renderer.free()
 context.free()
 print(name)
 """
+"""Renders a ball and prints what drew it, or fails."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def examine() -> list[Finding]:
     return [probe(backend) for backend in dict.fromkeys((used, *LIBRARIES))]
 
 
-def probe(backend: str) -> Finding:
+def probe(backend: str, code: str = PROBE) -> Finding:
     """Render a ball in a child process, because a broken OpenGL library may end it silently."""
     environ = {**os.environ, "MUJOCO_GL": backend}
     environ.pop("PYOPENGL_PLATFORM", None)
     child = subprocess.run(
-        [sys.executable, "-c", _PROBE], env=environ, capture_output=True, text=True
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True
     )
     if child.returncode == 0:
         return Finding(backend, child.stdout.strip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 LIBRARIES: dict[str, tuple[str, ...]] = {
@@ -17,23 +18,29 @@ DEVICE_VARIABLE = "MUJOCO_EGL_DEVICE_ID"
 """The environment variable that names the GPU to draw on."""
 
 
-def settle_backend() -> str:
+def settle_backend(
+    environ: MutableMapping[str, str] = os.environ, load: Callable[[str], object] = ctypes.CDLL
+) -> str:
     """Set ``MUJOCO_GL``, which MuJoCo and robosuite read once, when they are imported.
 
     It stays what it is if it is set. Else it becomes EGL, which needs no display and draws on a
     GPU or a CPU; OSMesa where there is no EGL library. Only on Linux; elsewhere MuJoCo chooses.
+
+    Args:
+        environ: The environment's variables.
+        load: Loads a library of that name, or raises ``OSError``.
     """
-    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
-        found = (name for name in LIBRARIES if has_library(name))
-        os.environ["MUJOCO_GL"] = next(found, "egl")
-    return os.environ.get("MUJOCO_GL", "")
+    if sys.platform == "linux" and not environ.get("MUJOCO_GL"):
+        found = (name for name in LIBRARIES if _has_library(name, load))
+        environ["MUJOCO_GL"] = next(found, "egl")
+    return environ.get("MUJOCO_GL", "")
 
 
-def has_library(backend: str) -> bool:
+def _has_library(backend: str, load: Callable[[str], object]) -> bool:
     """Whether the library of a backend can be loaded."""
     for name in LIBRARIES[backend]:
         try:
-            ctypes.CDLL(name)
+            load(name)
         except OSError:
             continue
         return True
@@ -65,14 +72,18 @@ def renderer_name() -> str:
     return GL.glGetString(GL.GL_RENDERER).decode()
 
 
-def select_gpu(index: int) -> None:
+def select_gpu(index: int, environ: MutableMapping[str, str] = os.environ) -> None:
     """Draw on the GPU with that index from now on, if EGL knows it and nobody chose another.
 
     To be called before anything is drawn in this process.
+
+    Args:
+        index: Of the GPU.
+        environ: The environment's variables.
     """
-    if settle_backend().lower() != "egl" or DEVICE_VARIABLE in os.environ:
+    if settle_backend(environ).lower() != "egl" or DEVICE_VARIABLE in environ:
         return
     from mujoco.egl import egl_ext
 
     if index < len(egl_ext.eglQueryDevicesEXT()):
-        os.environ[DEVICE_VARIABLE] = str(index)
+        environ[DEVICE_VARIABLE] = str(index)

@@ -1,0 +1,70 @@
+"""Facts that prompts tell: the package's own, and one of somebody else's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.facts import FACTS, Fact, facts_named, register_fact
+from vlm_agent.world.pool.pool import EnvPool
+from vlm_agent.world.robosuite.env import LanguageActionEnv
+
+SOURCE = "{{ image }} The hand is {{ hand }}."
+UP, DOWN = DEFAULT_WORDS.index("up"), DEFAULT_WORDS.index("down")
+
+
+def read_hand(env: Any) -> int:
+    """Whether the hand is more than 15 cm above where the cube rests."""
+    height = env.scene.gripper_position[2] - env.scene.resting_height
+    return int(height > 0.15)
+
+
+HAND = Fact("hand", "'low' or 'high'", read_hand, values=("low", "high"))
+
+
+@pytest.fixture
+def hand() -> Iterator[None]:
+    register_fact(HAND)
+    yield
+    del FACTS["hand"]
+
+
+def test_a_fact_is_added_from_outside_and_told_by_worker_processes(hand):
+    template = PromptTemplate(SOURCE, "Lift the cube.")
+    assert template.fact_names == ("gripper", "last_action", "step", "words_left", "hand")
+    with EnvPool(EnvConfig(task="Lift", frame_size=28), 1, 1, facts=template.fact_names) as pool:
+        below = pool.reset({0: Episode(0, (DOWN,) * 6)})
+        above = pool.reset({0: Episode(0, (UP,) * 6)})
+        after = pool.step({0: UP}).observations
+    for observations, place in ((below, "low"), (above, "high"), (after, "high")):
+        assert template.render(observations.facts[0]) == ("", f" The hand is {place}.")
+
+
+def test_an_environment_tells_what_it_is_asked_for(hand):
+    told = facts_named(["hand", "step"])
+    env = LanguageActionEnv(task="Lift", frame_size=28, facts=told)
+    observation, _ = env.reset(seed=0)
+    env.close()
+    assert set(observation) == {"image", "hand", "step"}
+    assert observation in env.observation_space
+
+
+def test_a_fact_that_nobody_can_tell_is_refused(hand):
+    with pytest.raises(UserError, match="there is a fact 'hand' already"):
+        register_fact(HAND)
+    with pytest.raises(UserError, match="'nothing' needs .* a way to read it"):
+        register_fact(Fact("nothing", "cannot be read"))
+    with pytest.raises(UserError, match="'two words' needs a name for a prompt"):
+        register_fact(Fact("two words", "is no name", read_hand))
+    with pytest.raises(UserError, match="unknown fact 'hnd'; did you mean 'hand'"):
+        EnvPool(EnvConfig(), 1, facts=["hnd"])
+
+
+def test_a_prompt_knows_no_fact_that_is_not_there():
+    with pytest.raises(UserError, match="unknown variable 'hand'"):
+        PromptTemplate(SOURCE, "Lift the cube.")
