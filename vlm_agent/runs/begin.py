@@ -68,8 +68,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.folders.prepare(self.recipe)
         self.accelerator.wait_for_everyone()
-        if self.accelerator.log_with:
-            start_trackers(self.accelerator, self.recipe, self.folders.run)
+        start_trackers(self.accelerator, self.recipe, self.folders.run)
 
     @property
     def seconds(self) -> float:

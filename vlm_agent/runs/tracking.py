@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from requests.utils import get_netrc_auth
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.callbacks import Callback
+from vlm_agent.runs.folders import RunFolders
 
 if TYPE_CHECKING:
     from vlm_agent.runs.trainer import Trainer
-
-WANDB_URL = "https://api.wandb.ai"
 
 
 class MetricsFile:
@@ -85,49 +82,52 @@ def make_trackers(recipe: Recipe) -> list[Any]:
 def _make_tracker(name: str, recipe: Recipe) -> Any:
     if ":" not in name:
         if find_spec(name) is None:
-            raise UserError(
-                f"report_to: {name} is not installed; pip install 'vlm-agent[{name}]', or none"
-            )
+            raise UserError(f"report_to: {name} is not installed; pip install {name}, or none")
         return name
     module, _, attribute = name.partition(":")
     try:
-        made = getattr(import_module(module), attribute)(recipe.run.run_name)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"report_to: {name!r}: {error}") from None
-    if not isinstance(made, GeneralTracker):
-        raise UserError(f"report_to: {name!r} is no accelerate.tracking.GeneralTracker")
-    return made
+        tracker = getattr(import_module(module), attribute, None)
+    except ImportError as error:
+        raise UserError(
+            f"report_to: {name!r}: {error}; is the folder of {module!r} on PYTHONPATH?"
+        ) from None
+    if tracker is None:
+        raise UserError(f"report_to: {name!r}: the module {module!r} has no {attribute!r}")
+    if not (isinstance(tracker, type) and issubclass(tracker, GeneralTracker)):
+        raise UserError(f"report_to: {name!r} is no subclass of accelerate.tracking.GeneralTracker")
+    # As accelerate makes its own; a tracker that writes asks for the folder.
+    needs_folder = getattr(tracker, "requires_logging_directory", False)
+    folder = [str(RunFolders(recipe).run)] if needs_folder else []
+    try:
+        return tracker(recipe.run.run_name, *folder)
+    except (TypeError, NotImplementedError) as error:  # accelerate's word for lacking attributes
+        raise UserError(f"report_to: {name!r} cannot be made: {error}") from None
 
 
-def start_trackers(accelerator: Accelerator, recipe: Recipe, run_folder: Path) -> None:
-    """Start the recipe's trackers; wandb falls back to offline, and says so."""
-    names = [name for name in recipe.tracking.report_to if name != "none"]
-    if not names:
+def start_trackers(
+    accelerator: Accelerator, recipe: Recipe, run_folder: Path, wandb_seconds: float = 10.0
+) -> None:
+    """Start the accelerator's trackers, unless somebody has; wandb logs offline if it must.
+
+    Args:
+        accelerator: Has the trackers, as :func:`make_trackers` makes them.
+        recipe: What they are told of the run.
+        run_folder: Where wandb writes.
+        wandb_seconds: How long wandb may try to go online, all in all.
+
+    Raises:
+        UserError: wandb's own settings are wrong.
+    """
+    if not accelerator.log_with or accelerator.trackers:
         return
     settings = {
         key: value if isinstance(value, int | float | str) else str(value)
         for key, value in recipe.to_dict().items()
     }
-    mode = recipe.tracking.wandb_mode
-    if "wandb" in names and mode == "auto":
-        mode = "online" if _wandb_login_exists() else "offline"
-        if mode == "offline":
-            accelerator.print("wandb: not logged in, so this run is logged offline")
+    if "wandb" in map(str, accelerator.log_with):
+        from vlm_agent.runs.wandb_tracker import WandbOrOffline  # only here: wandb is slow to come
 
-    def start(wandb_mode: str) -> None:
-        # Offline there is nothing to announce; online wandb prints where the run can be seen.
-        os.environ.setdefault("WANDB_SILENT", str(wandb_mode == "offline").lower())
-        wandb = {"name": recipe.run.run_name, "dir": str(run_folder), "mode": wandb_mode}
-        accelerator.init_trackers(recipe.tracking.project_name, settings, {"wandb": wandb})
-
-    try:
-        start(mode)
-    except Exception as error:  # wandb's own, of many kinds
-        if "wandb" not in names or mode == "offline":
-            raise
-        accelerator.print(f"wandb: cannot go online ({error}), so this run is logged offline")
-        start("offline")
-
-
-def _wandb_login_exists() -> bool:
-    return bool(os.environ.get("WANDB_API_KEY")) or get_netrc_auth(WANDB_URL) is not None
+        own = WandbOrOffline(recipe, run_folder, wandb_seconds)
+        named = accelerator.log_with
+        accelerator.log_with = [own if str(tracker) == "wandb" else tracker for tracker in named]
+    accelerator.init_trackers(recipe.tracking.project_name, settings)
