@@ -93,3 +93,12 @@ def test_kl_estimates_by_hand_and_on_average():
     assert (p * k3).sum().item() == pytest.approx(true)
     assert (k3 >= 0).all()
     assert (k1 < 0).any()
+
+
+def test_the_approximate_kl_of_float32_is_never_negative():
+    """Not of a single word, however small its step; as r − 1 − log r it was, by rounding."""
+    steps = torch.logspace(-9, 0, 2000)
+    for log_ratio in (steps, -steps):
+        for chunk in log_ratio.split(1):
+            kl = clipped_policy_loss(chunk, torch.zeros(1), torch.ones(1), 0.2).approx_kl
+            assert kl >= 0

@@ -81,6 +81,17 @@ def test_a_frozen_vision_tower_looks_once_at_each_frame_that_is_kept(recipe_for,
     assert 2 * frames <= sum(looked) <= 2 * frames + min(frames, 8)
 
 
+def test_features_that_were_made_in_bfloat16_are_kept_so(recipe_for):
+    """Accelerate hands them over in float32, and half of those would not fit."""
+    recipe = recipe_for(use_peft=True, feature_cache_gb=CACHES["half a cache"])
+    trainer = trainer_for(recipe, mixed_precision="bf16")
+    rollout = rollout_of(trainer)
+    held, features = rollout.features.get(np.arange(32))
+    assert held.all()
+    assert features.dtype == torch.bfloat16
+    assert trainer.update(rollout)["first_ratio_error"] < 1e-2
+
+
 def test_features_change_neither_metrics_nor_weights(recipe_for, tmp_path):
     runs, weights = [], []
     for name, size in CACHES.items():

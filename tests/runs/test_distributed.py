@@ -96,6 +96,12 @@ def test_both_ranks_know_all_episodes_of_an_evaluation(reports):
     assert len({episode["seed"] for episode in first["evaluated"]}) == 3
 
 
+def test_a_critics_own_passes_end_with_the_same_critic_in_both_ranks(reports):
+    first, second, _ = reports
+    assert first["critic"] == second["critic"]
+    assert any(first["critic"])
+
+
 def test_micro_batches_give_the_gradient_of_both_ranks_minibatches(reports):
     assert max(report["micro_error"] for report in reports[:2]) < 1e-6
 

@@ -33,6 +33,24 @@ def error_of_micro_batches(recipe, pool) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
 
 
+def critic_after_drifting_apart(trainer) -> list[float]:
+    """The critic's last weights after passes of its own, to which each rank came with others."""
+    import torch
+
+    from vlm_agent.ppo.critic import fit_critic
+    from vlm_agent.rollout.samples import Samples
+
+    rank = trainer.accelerator.process_index
+    rollout, _ = trainer.collect()
+    weight = trainer.actor_critic.critic.output.weight
+    with torch.no_grad():
+        weight.add_(0.1 * rank)
+    samples = Samples(trainer.actor_critic, rollout, trainer.accelerator.autocast)
+    how = {"recipe": trainer.recipe, "epochs": 1, "learning_rate": 1e-3}
+    fit_critic(trainer.actor_critic, trainer.accelerator, samples, rollout.rewards, **how)
+    return weight.flatten().tolist()
+
+
 def main() -> None:
     from vlm_agent import PPOTrainer, evaluate
     from vlm_agent.recipe.command_line import load_recipe
@@ -60,7 +78,9 @@ def main() -> None:
         normal = normalize_over_ranks(mine)
         expected = (mine - everyone.mean()) / everyone.std()
         micro_error = error_of_micro_batches(recipe, pool)
+        critic = critic_after_drifting_apart(trainer)
     report = {
+        "critic": critic,
         "micro_error": micro_error,
         "before": before,
         "after": after,
