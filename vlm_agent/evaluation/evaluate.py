@@ -124,7 +124,7 @@ def evaluate(
     Raises:
         UserError: The environments do not tell the facts that the policy reads.
     """
-    check_facts(policy, pool)
+    policy.encoder.template.check_facts(pool.facts)
     rank, size = rank_and_size()
     was_training = policy.training
     policy.eval()
@@ -136,19 +136,6 @@ def evaluate(
     episodes = tuple(played[number] for number in sorted(played))
     about = {"split": split, "greedy": greedy, "seed": seed}
     return Evaluation(episodes, policy.words, about)
-
-
-def check_facts(policy: VLMPolicy, pool: EnvPool) -> None:
-    """Refuse environments that tell other facts than the policy reads.
-
-    Raises:
-        UserError: With both lists.
-    """
-    if pool.facts != policy.facts:
-        raise UserError(
-            f"the policy reads the facts {', '.join(policy.facts)}, but the environments tell "
-            f"{', '.join(pool.facts)}: make the pool with facts=policy.facts"
-        )
 
 
 def speaker(policy: VLMPolicy) -> Speaker:

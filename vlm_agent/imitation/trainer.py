@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
-from vlm_agent.evaluation.evaluate import Evaluation, check_facts, episode_rates
+from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import returns_of_ended_episodes
@@ -78,9 +78,7 @@ class ImitationTrainer(Trainer):
         run: Run | None = None,
     ) -> None:
         super().__init__(policy, pool, recipe, run, accelerator)
-        check_facts(policy, pool)
         self.config = recipe.imitation
-        policy.to(self.accelerator.device)
         self.actor_critic = ActorCritic(policy)
         optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
         self.prepare(policy, optimizer)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.evaluation.evaluate import Evaluation, check_facts, episode_rates
+from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.critic import make_actor_critic
@@ -71,9 +71,7 @@ class PPOTrainer(Trainer):
         run: Run | None = None,
     ) -> None:
         super().__init__(policy, pool, recipe, run, accelerator)
-        check_facts(policy, pool)
         self.ppo = recipe.ppo
-        policy.to(self.accelerator.device)
         self.actor_critic = make_actor_critic(policy, pool, recipe)
         self.base_rates = (self.ppo.learning_rate, recipe.critic.value_learning_rate)
         parameters = policy.backbone_parameters(), self.actor_critic.head_parameters()

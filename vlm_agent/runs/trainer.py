@@ -59,8 +59,10 @@ class Trainer:
         self.total_timesteps = recipe.run.total_timesteps
         self.words_per_step = pool.num_envs * self.accelerator.num_processes
         self.should_stop = False
+        policy.encoder.template.check_facts(pool.facts)
         policy.recipe = recipe.to_dict()
         policy.train_as(recipe.model)
+        policy.to(self.accelerator.device)
         self.model: Any
         self.optimizer: Any
 

@@ -86,6 +86,18 @@ class PromptTemplate:
         """Facts of an episode's beginning: any do where only the prompt's end matters."""
         return tuple(fact.start for fact in self.facts)
 
+    def check_facts(self, told: Sequence[str]) -> None:
+        """Refuse environments that tell other facts than this prompt was made for.
+
+        Raises:
+            UserError: With both lists.
+        """
+        if tuple(told) != self.fact_names:
+            raise UserError(
+                f"the policy reads the facts {', '.join(self.fact_names)}, but the environments "
+                f"tell {', '.join(told)}: make the pool with facts=policy.facts"
+            )
+
     def _render(self, facts: Sequence[int]) -> str:
         told = {fact: int(value) for fact, value in zip(self.facts, facts, strict=True)}
         values: dict[str, Any] = {
