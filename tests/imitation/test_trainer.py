@@ -6,7 +6,7 @@ import torch
 
 from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_for
 from tests.worlds import ColourPool, ExpertPool, known
-from vlm_agent import ImitationTrainer, Recipe
+from vlm_agent import Callback, ImitationTrainer, Recipe
 from vlm_agent.common.errors import TrainingError, UserError
 from vlm_agent.imitation.run import run_imitation
 from vlm_agent.imitation.trainer import warmup_and_decay
@@ -65,7 +65,6 @@ def test_the_loss_is_the_cross_entropy_of_the_policys_scores(recipe_for):
     log_probs = trainer.policy(**trainer.policy.encode(batch.observations)).logits.log_softmax(-1)
     expected = -sum(log_probs[i, word] for i, word in enumerate(batch.actions)) / 4
     before = {k: v.clone() for k, v in trainer.policy.value_head.state_dict().items()}
-    trainer.run.begin()
     trainer.fit(batch, epochs=1, peak=1e-3, stage="one step")
     (row,) = metrics_of(trainer.recipe)
     assert row["loss"] == pytest.approx(expected.item(), abs=1e-6)
@@ -78,8 +77,7 @@ def test_micro_batches_change_nothing_but_the_memory(recipe_for, tmp_path, size)
     gradients: list[list[torch.Tensor]] = []
     for part in (None, size):
         trainer = imitation_for(recipe_for(**SETTINGS, micro_batch_size=part, overwrite=True))
-        trainer.run.begin()
-        taken: list[torch.Tensor] = []
+            taken: list[torch.Tensor] = []
         trainer.optimizer.optimizer.register_step_pre_hook(
             lambda *_, trainer=trainer, taken=taken: taken.extend(
                 p.grad.clone() for p in trainer.policy.actor_parameters()
@@ -101,7 +99,6 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(recipe_for):
 def test_warming_the_value_head_changes_nothing_else(recipe_for):
     trainer = imitation_for(recipe_for(**SETTINGS, rollout_groups=1))
     before = {k: v.clone() for k, v in trainer.policy.state_dict().items()}
-    trainer.run.begin()
     trainer.warm_value_head()
     changed = {k for k, v in trainer.policy.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
@@ -112,19 +109,32 @@ def test_warming_the_value_head_changes_nothing_else(recipe_for):
 def test_the_value_head_sees_failures_end(recipe_for, words, steps):
     """However few words a round of DAgger has, two of the longest episodes fit in."""
     trainer = imitation_for(recipe_for(**SETTINGS | {"dagger_words": words}, rollout_groups=1))
-    trainer.run.begin()
     trainer.warm_value_head()
     assert trainer.pool.requests == 1 + steps
 
 
 def test_an_evaluation_in_between_does_not_disturb_the_students_episodes(recipe_for):
     trainer = imitation_for(recipe_for(**SETTINGS))
-    trainer.run.begin()
     for _ in range(2):
         labelled = trainer.collect("round")
         colours = labelled.observations.frames[:, 0, 0, 0] < 128
         assert np.array_equal(labelled.actions, np.array(ColourPool.RIGHT)[colours.astype(int)])
         trainer.evaluate()
+
+
+class StopAfterTwoEpochs(Callback):
+    def on_update_end(self, trainer, metrics):
+        trainer.should_stop = metrics.get("epoch") == 2
+
+
+def test_a_callback_ends_the_warm_start(recipe_for):
+    recipe = recipe_for(**SETTINGS)
+    pool = ExpertPool(recipe.rollout.num_envs)
+    trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [StopAfterTwoEpochs()])
+    trainer.train(known())
+    stages = [row["stage"] for row in metrics_of(recipe)]
+    assert stages == ["demonstrations"] * 2 + ["value head: the student speaks", "value head"]
+    assert trainer.folders.final.is_dir()
 
 
 def test_learning_rate_rises_then_falls_to_nothing():

@@ -151,6 +151,18 @@ def test_a_callback_from_outside_is_told_of_everything(recipe_for):
     assert [row["mine"] for row in metrics_of(recipe)] == [32, 64]
 
 
+class StopAt32(Callback):
+    def on_update_end(self, trainer, metrics):
+        trainer.should_stop = trainer.timesteps == 32
+
+
+def test_a_run_that_a_callback_ends_is_evaluated_and_saved(recipe_for):
+    trainer = trainer_for(recipe_for(num_eval_episodes=2), None, StopAt32())
+    trainer.train()
+    assert [evaluation["timesteps"] for evaluation in trainer.evaluations] == [0, 32]
+    assert [path.name for path in trainer.folders.steps()] == ["vlm-agent_step32"]
+
+
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
 def test_a_launch_that_would_share_the_model_is_refused(recipe_for, monkeypatch, variable):
     """Accelerate itself passes over it in silence on a CPU."""

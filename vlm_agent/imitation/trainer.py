@@ -109,6 +109,8 @@ class ImitationTrainer(Trainer):
             self.fit(known, self.config.sft_epochs, self.config.sft_learning_rate, "demonstrations")
             self.conclude()
             for number in range(1, self.config.dagger_rounds + 1):
+                if self.should_stop:
+                    break
                 name = f"DAgger round {number}"
                 known = Labelled.concatenate([known, self.collect(name)])
                 self.fit(known, self.config.dagger_epochs, self.config.dagger_learning_rate, name)
@@ -144,6 +146,8 @@ class ImitationTrainer(Trainer):
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
                 self.timesteps += batches * size * self.accelerator.num_processes
                 self._record({"stage": stage, "epoch": epoch + 1, **means})
+                if self.should_stop:
+                    break
 
     def _step(
         self, known: Labelled, index: np.ndarray, learning_rate: float, where: str
@@ -230,6 +234,7 @@ class ImitationTrainer(Trainer):
         return self._save(self.folders.step(self.timesteps))
 
     def _save(self, folder: Path) -> Path:
+        self.run.begin()
         if self.accelerator.is_main_process:
             save_checkpoint(folder, self.policy, {"evaluations": self.evaluations})
         self.accelerator.wait_for_everyone()
@@ -237,6 +242,7 @@ class ImitationTrainer(Trainer):
         return folder
 
     def _record(self, metrics: dict[str, Any]) -> None:
+        self.run.begin()
         self.metrics = {"timesteps": self.timesteps, **metrics}
         self.callbacks("on_update_end", self, self.metrics)
 

@@ -175,6 +175,7 @@ class PPOTrainer(Trainer):
 
     def save(self) -> Path:
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
+        self.run.begin()
         collectors = gather_object([self.collector.state_dict()])
         folder = self.folders.step(self.timesteps)
         if self.accelerator.is_main_process:
