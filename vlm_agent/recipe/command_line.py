@@ -63,7 +63,10 @@ def _as_text(section: type) -> type:
         default = section.__dataclass_fields__[field.name].default  # type: ignore[attr-defined]
         if default is dataclasses.MISSING:
             default = getattr(section(), field.name)
-        how: dict[str, Any] = {"help": f"{field.metadata.get('help', '')} (default: {default})"}
+        about = f"default: {default}"
+        if typing.get_origin(hint) is typing.Literal:
+            about = f"{', '.join(map(str, typing.get_args(hint)))}; {about}"
+        how: dict[str, Any] = {"help": f"{field.metadata.get('help', '')} ({about})"}
         if hint is bool:
             how |= {"nargs": "?", "const": "true"}
         if typing.get_origin(hint) is list:
