@@ -1,5 +1,6 @@
 """The README's example, but smaller: in a notebook's way, and in two processes."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -33,8 +34,10 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_it_runs_in_one_process(example: str, tmp_path: Path):
-    update, *_, success, word = run([sys.executable, "-c", example], tmp_path).splitlines()
+def test_it_runs_in_one_process(example: str, tmp_path: Path, capsys):
+    with contextlib.chdir(tmp_path):
+        exec(compile(example, "README.md", "exec"), {"__name__": "notebook"})
+    update, *_, success, word = capsys.readouterr().out.splitlines()
     assert update.startswith("32 ")
     assert 0 <= float(success) <= 1
     assert "{'forward': 0." in word

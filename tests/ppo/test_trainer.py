@@ -63,8 +63,11 @@ class Memory(Callback):
         self.alive: list[int] = []
 
     def on_step(self, trainer):
-        gc.collect()
-        self.alive.append(sum(rollout() is not None for rollout in self.made))
+        if (
+            trainer.collector.words_said % 8 == 1
+        ):  # the first step of a rollout, whose buffer is made
+            gc.collect()
+            self.alive.append(sum(rollout() is not None for rollout in self.made))
 
     def on_rollout_end(self, trainer, rollout, episodes):
         self.made.append(weakref.ref(rollout))
@@ -75,7 +78,7 @@ def test_one_rollout_is_in_memory_at_a_time(recipe_for):
     memory = Memory()
     trainer_for(recipe_for(use_peft=True), None, memory).train()
     assert len(memory.made) == 3
-    assert memory.alive == [0] * 24
+    assert memory.alive == [0, 0, 0]
 
 
 def test_ddp_is_told_of_layers_that_are_never_used(recipe_for):
