@@ -104,6 +104,16 @@ class RolloutCollector:
         """
         if self._pool_stood_at != self.pool.requests:
             self.take_up()  # somebody else has used the pool
+        try:
+            return self._collect(actor, steps, on_step)
+        except BaseException:  # Ctrl-C in a notebook too: the pool must not wait for this rollout
+            self.pool.abandon_steps()
+            self._observations = None
+            raise
+
+    def _collect(
+        self, actor: Actor, steps: int, on_step: Callable[[], object]
+    ) -> tuple[RolloutBuffer, list[Episode]]:
         assert self._observations is not None
         buffer = RolloutBuffer.empty(steps, self._observations, self.feature_bytes)
         finished: list[Episode] = []
