@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -10,7 +11,6 @@ from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_time
 from tests.worlds import ColourPool
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
-from vlm_agent.ppo.reference import make_reference
 from vlm_agent.runs.begin import Run, start_policy
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.runs.folders import RunFolders
@@ -22,8 +22,7 @@ def run(recipe) -> PPOTrainer:
     folder = begun.folders.resume_folder(recipe)
     pool = ColourPool(recipe.rollout.num_envs)
     policy = start_policy(recipe) if folder is None else VLMPolicy.from_pretrained(folder)
-    reference = None if folder is None else make_reference(policy, recipe, is_start=False)
-    trainer = PPOTrainer(policy, pool, recipe, reference=reference, run=begun)
+    trainer = PPOTrainer(policy, pool, recipe, run=begun)
     if folder is not None:
         trainer.resume(folder)
     trainer.train()
@@ -181,3 +180,68 @@ def test_settings_that_a_policys_recipe_lacks_are_their_defaults(policy, tmp_pat
     policy.save_pretrained(tmp_path)
     _, env, gamma = load_policy(tmp_path)
     assert (env.task, env.horizon, env.step_size, gamma) == ("Lift", 7, 0.03, 0.99)
+
+
+class Hurried(Callback):
+    """Ends the run after its first update, with figures as NumPy and torch give them."""
+
+    def on_update_end(self, trainer, metrics):
+        metrics |= {"mine": np.float32(0.5), "ours": torch.tensor(2.0)}
+        trainer.should_stop = True
+
+
+def test_a_run_that_a_callback_ends_is_evaluated_and_saved(recipe_for):
+    recipe = recipe_for(num_eval_episodes=2, eval_freq=10**6)
+    trainer = trainer_for(recipe, None, Hurried())
+    trainer.train()
+    assert [one["timesteps"] for one in trainer.evaluations] == [0, 32]
+    assert [folder.name for folder in trainer.folders.steps()] == ["vlm-agent_step32"]
+    (row,) = metrics_of(recipe)
+    assert (row["mine"], row["ours"]) == (0.5, 2.0)
+
+
+def test_a_run_of_the_same_name_that_began_meanwhile_is_not_replaced(recipe_for):
+    recipe = recipe_for(total_timesteps=32, save_freq=32)
+    one, other = trainer_for(recipe), trainer_for(recipe)
+    one.train()
+    with pytest.raises(UserError, match="there is a run 'vlm-agent' already"):
+        other.train()
+    assert len(metrics_of(recipe)) == len(one.folders.steps()) == 1
+
+
+def test_what_is_saved_before_training_is_still_there_after_it(recipe_for):
+    trainer = trainer_for(recipe_for(total_timesteps=32))
+    saved = trainer.save()
+    trainer.train()
+    assert saved.is_dir()
+
+
+class Looks(Callback):
+    """Evaluates where the run begins, as a user's callback may."""
+
+    def on_train_begin(self, trainer):
+        trainer.evaluate()
+
+
+def test_a_resumed_runs_best_policy_outlives_a_look_at_it(recipe_for):
+    settings = {"num_envs": 2, "rollout_steps": 4, "n_epochs": 1, "num_eval_episodes": 2}
+    settings |= {"total_timesteps": 8, "eval_freq": 8, "save_freq": 8}
+    returns = iter([5.0, 3.0, 1.0])
+
+    class Worse(ColourPool):
+        def reset(self, episodes):
+            if any(episode.seed % 4 == 1 for episode in episodes.values()):
+                self.earned = next(returns)
+            return super().reset(episodes)
+
+        def _reward(self, slot, action):
+            return self.earned
+
+    trainer_for(recipe_for(**settings), pool=Worse(2)).train()
+    again = recipe_for(resume_from="latest", **settings)
+    folder = RunFolders(again).resume_folder(again)
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folder), Looks(), pool=Worse(2))
+    resumed.resume(folder)
+    resumed.train()
+    best = json.loads((resumed.folders.best / "trainer_state.json").read_text())
+    assert best["timesteps"] == 0

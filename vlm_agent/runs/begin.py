@@ -47,6 +47,7 @@ class Run:
         self, recipe: Recipe, accelerator: Accelerator | None = None, can_resume: bool = True
     ) -> None:
         self.recipe = recipe
+        self.can_resume = can_resume
         self.folders = RunFolders(recipe)
         self.earlier_seconds = 0.0
         self._began = time.perf_counter()
@@ -66,6 +67,8 @@ class Run:
         self._is_begun = True
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if self.folders.recipe.is_file():  # another run of the name may have begun since
+                self.folders.check_new(self.recipe, self.can_resume)
             self.folders.prepare(self.recipe)
         self.accelerator.wait_for_everyone()
         start_trackers(self.accelerator, self.recipe, self.folders.run)

@@ -76,7 +76,8 @@ class Trainer:
     def is_due(self, every: int) -> bool:
         """Whether the last rollout completed another ``every`` timesteps, or the run."""
         before = self.timesteps - self.new_timesteps
-        return self.timesteps >= self.total_timesteps or self.timesteps // every > before // every
+        is_last = self.should_stop or self.timesteps >= self.total_timesteps
+        return is_last or self.timesteps // every > before // every
 
     def evaluate(self) -> Any:
         """Play the recipe's validation episodes."""

@@ -90,7 +90,7 @@ class WorkerHandle:
             UserError: They cannot be made so, or the pool is closed.
         """
         if self._pipe.closed:
-            raise UserError("the pool is closed: use it inside of its `with` block, or make another")
+            raise UserError("the pool is closed: use it inside its 'with' block, or make another")
         if not self.is_ready:
             self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
             self.is_ready = True
