@@ -245,3 +245,19 @@ def test_a_resumed_runs_best_policy_outlives_a_look_at_it(recipe_for):
     resumed.train()
     best = json.loads((resumed.folders.best / "trainer_state.json").read_text())
     assert best["timesteps"] == 0
+
+
+def test_what_does_not_belong_together_is_refused(recipe_for):
+    recipe = recipe_for(save_freq=32)
+    with pytest.raises(UserError, match="the policy differs from the recipe in use_peft"):
+        trainer_for(recipe, fresh_policy(recipe_for(use_peft=True)))
+    with pytest.raises(UserError, match="is no instance of a subclass of Callback"):
+        trainer_for(recipe, None, Everything)
+    trainer_for(recipe).train(32)
+    again = recipe_for(resume_from="latest")
+    folder = RunFolders(again).resume_folder(again)
+    with pytest.raises(UserError, match=r"not been resumed: .* trainer.resume\(folder\) first"):
+        trainer_for(again, VLMPolicy.from_pretrained(folder)).train()
+    assert len(metrics_of(again)) == 1
+    with pytest.raises(UserError, match="is of 4 environments per process, and the pool has 2"):
+        trainer_for(again, VLMPolicy.from_pretrained(folder), pool=ColourPool(2)).resume(folder)

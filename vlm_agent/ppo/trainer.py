@@ -203,7 +203,8 @@ class PPOTrainer(Trainer):
             folder: One of this run's.
 
         Raises:
-            UserError: It was written by another number of processes, or is not whole.
+            UserError: It was written by another number of processes or environments, or is not
+                whole.
         """
         state: dict[str, Any] = load_trainer_state(folder)
         ranks, now = len(state["collectors"]), self.accelerator.num_processes
@@ -219,6 +220,7 @@ class PPOTrainer(Trainer):
         self.timesteps, self.updates = state["timesteps"], state["updates"]
         self.evaluations, self.run.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
+        self.run.is_resumed = True
         if self.accelerator.is_main_process:
             self.folders.forget_after(self.timesteps)
             self.run.metrics.keep_until(self.timesteps)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.decisions import act
 from vlm_agent.rollout.buffer import RolloutBuffer
@@ -227,7 +228,16 @@ class RolloutCollector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The opposite of :meth:`state_dict`; the next rollout goes on from there."""
+        """The opposite of :meth:`state_dict`; the next rollout goes on from there.
+
+        Raises:
+            UserError: It is of another number of environments.
+        """
+        if (count := len(state["episodes_begun"])) != self.pool.num_envs:
+            raise UserError(
+                f"the checkpoint is of {count} environments per process, and the pool has "
+                f"{self.pool.num_envs}: make it with recipe.make_pool()"
+            )
         self.words_said = state["words_said"]
         self.episodes_begun = list(state["episodes_begun"])
         self.running = [Episode.from_json(episode) for episode in state["running"]]
