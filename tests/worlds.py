@@ -42,6 +42,7 @@ class ColourPool:
         self.seconds = {"physics": 0.0, "rendering": 0.0, "waiting": 0.0}
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
+        assert not self._begun, "a step is under way: finish it before a reset"
         self.requests += 1
         for slot, episode in episodes.items():
             self._begin(slot, episode)
@@ -71,6 +72,9 @@ class ColourPool:
         return StepBatch(
             after, fresh, rewards, terminated, truncated, [self._info() for _ in actions]
         )
+
+    def abandon_steps(self) -> None:
+        self._begun.clear()
 
     def step(
         self, actions: Mapping[int, int], following: Mapping[int, Episode] | None = None

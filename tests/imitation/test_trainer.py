@@ -196,5 +196,26 @@ def test_a_policy_of_another_kind_is_no_start(trained: ImitationTrainer, recipe_
         ({"use_peft": True}, "use_peft"),
         ({"value_head_width": 8}, "value_head_width"),
     ):
-        with pytest.raises(UserError, match=f"init_from: x is a policy that differs in.*{named}"):
+        with pytest.raises(UserError, match=f"init_from: x differs from the recipe in.*{named}"):
             check_same_policy("init_from: x", trained.policy, recipe_for(**settings))
+
+
+def test_its_verbs_work_without_train_and_keep_what_was_saved(recipe_for):
+    trainer = imitation_for(recipe_for(**SETTINGS))
+    saved = trainer.save()
+    labelled = trainer.collect("a look")
+    trainer.fit(labelled, 1, 1e-3, "a lesson")
+    trainer.warm_value_head()
+    assert saved.is_dir()
+    stages = [row["stage"] for row in metrics_of(trainer.recipe)]
+    assert (stages[0], stages[-1]) == ("a look: the student speaks", "value head")
+
+
+def test_a_trainer_refuses_what_only_ppo_does_and_environments_without_an_expert(recipe_for):
+    masked = recipe_for(**SETTINGS, mask_senseless_words=True)
+    with pytest.raises(UserError, match="mask_senseless_words: a warm start learns all"):
+        imitation_for(masked)
+    recipe = recipe_for(**SETTINGS)
+    trainer = ImitationTrainer(fresh_policy(recipe), ColourPool(8), recipe)
+    with pytest.raises(UserError, match=r"recipe.make_pool\(ExpertEnv\)"):
+        trainer.collect("nobody knows")

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tests.short_runs import collector_for, fresh_policy, metrics_of, rollout_of, trainer_for
 from tests.worlds import ColourPool
 from vlm_agent import VLMPolicy
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import TrainingError, UserError
 from vlm_agent.imitation.run import run_imitation
 from vlm_agent.policy.heads import ValueHead
 from vlm_agent.ppo.advantages import generalized_advantages
@@ -242,3 +242,11 @@ def test_ppo_gives_the_critic_further_passes(recipe_for, epochs):
     trainer.train()
     assert bool(trainer.actor_critic.critic.output.weight.any()) == (epochs > 0)
     assert np.isfinite(metrics_of(recipe)[-1]["value_loss"])
+
+
+def test_a_critic_that_learns_too_fast_ends_the_run_before_it_is_nan(recipe_for):
+    recipe = recipe_for(value_epochs=2, value_learning_rate=1e30, value_coef=0.0)
+    trainer = trainer_for(recipe)
+    with pytest.raises(TrainingError, match="loss is not finite .* the critic's own pass"):
+        trainer.train()
+    assert all(p.isfinite().all() for p in trainer.policy.parameters())

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -10,7 +11,6 @@ from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_time
 from tests.worlds import ColourPool
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
-from vlm_agent.ppo.reference import make_reference
 from vlm_agent.runs.begin import Run, start_policy
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.runs.folders import RunFolders
@@ -22,8 +22,7 @@ def run(recipe) -> PPOTrainer:
     folder = begun.folders.resume_folder(recipe)
     pool = ColourPool(recipe.rollout.num_envs)
     policy = start_policy(recipe) if folder is None else VLMPolicy.from_pretrained(folder)
-    reference = None if folder is None else make_reference(policy, recipe, is_start=False)
-    trainer = PPOTrainer(policy, pool, recipe, reference=reference, run=begun)
+    trainer = PPOTrainer(policy, pool, recipe, run=begun)
     if folder is not None:
         trainer.resume(folder)
     trainer.train()
@@ -151,18 +150,6 @@ def test_a_callback_from_outside_is_told_of_everything(recipe_for):
     assert [row["mine"] for row in metrics_of(recipe)] == [32, 64]
 
 
-class StopAt32(Callback):
-    def on_update_end(self, trainer, metrics):
-        trainer.should_stop = trainer.timesteps == 32
-
-
-def test_a_run_that_a_callback_ends_is_evaluated_and_saved(recipe_for):
-    trainer = trainer_for(recipe_for(num_eval_episodes=2), None, StopAt32())
-    trainer.train()
-    assert [evaluation["timesteps"] for evaluation in trainer.evaluations] == [0, 32]
-    assert [path.name for path in trainer.folders.steps()] == ["vlm-agent_step32"]
-
-
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
 def test_a_launch_that_would_share_the_model_is_refused(recipe_for, monkeypatch, variable):
     """Accelerate itself passes over it in silence on a CPU."""
@@ -193,3 +180,84 @@ def test_settings_that_a_policys_recipe_lacks_are_their_defaults(policy, tmp_pat
     policy.save_pretrained(tmp_path)
     _, env, gamma = load_policy(tmp_path)
     assert (env.task, env.horizon, env.step_size, gamma) == ("Lift", 7, 0.03, 0.99)
+
+
+class Hurried(Callback):
+    """Ends the run after its first update, with figures as NumPy and torch give them."""
+
+    def on_update_end(self, trainer, metrics):
+        metrics |= {"mine": np.float32(0.5), "ours": torch.tensor(2.0)}
+        trainer.should_stop = True
+
+
+def test_a_run_that_a_callback_ends_is_evaluated_and_saved(recipe_for):
+    recipe = recipe_for(num_eval_episodes=2, eval_freq=10**6)
+    trainer = trainer_for(recipe, None, Hurried())
+    trainer.train()
+    assert [one["timesteps"] for one in trainer.evaluations] == [0, 32]
+    assert [folder.name for folder in trainer.folders.steps()] == ["vlm-agent_step32"]
+    (row,) = metrics_of(recipe)
+    assert (row["mine"], row["ours"]) == (0.5, 2.0)
+
+
+def test_a_run_of_the_same_name_that_began_meanwhile_is_not_replaced(recipe_for):
+    recipe = recipe_for(total_timesteps=32, save_freq=32)
+    one, other = trainer_for(recipe), trainer_for(recipe)
+    one.train()
+    with pytest.raises(UserError, match="there is a run 'vlm-agent' already"):
+        other.train()
+    assert len(metrics_of(recipe)) == len(one.folders.steps()) == 1
+
+
+def test_what_is_saved_before_training_is_still_there_after_it(recipe_for):
+    trainer = trainer_for(recipe_for(total_timesteps=32))
+    saved = trainer.save()
+    trainer.train()
+    assert saved.is_dir()
+
+
+class Looks(Callback):
+    """Evaluates where the run begins, as a user's callback may."""
+
+    def on_train_begin(self, trainer):
+        trainer.evaluate()
+
+
+def test_a_resumed_runs_best_policy_outlives_a_look_at_it(recipe_for):
+    settings = {"num_envs": 2, "rollout_steps": 4, "n_epochs": 1, "num_eval_episodes": 2}
+    settings |= {"total_timesteps": 8, "eval_freq": 8, "save_freq": 8}
+    returns = iter([5.0, 3.0, 1.0])
+
+    class Worse(ColourPool):
+        def reset(self, episodes):
+            if any(episode.seed % 4 == 1 for episode in episodes.values()):
+                self.earned = next(returns)
+            return super().reset(episodes)
+
+        def _reward(self, slot, action):
+            return self.earned
+
+    trainer_for(recipe_for(**settings), pool=Worse(2)).train()
+    again = recipe_for(resume_from="latest", **settings)
+    folder = RunFolders(again).resume_folder(again)
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folder), Looks(), pool=Worse(2))
+    resumed.resume(folder)
+    resumed.train()
+    best = json.loads((resumed.folders.best / "trainer_state.json").read_text())
+    assert best["timesteps"] == 0
+
+
+def test_what_does_not_belong_together_is_refused(recipe_for):
+    recipe = recipe_for(save_freq=32)
+    with pytest.raises(UserError, match="the policy differs from the recipe in use_peft"):
+        trainer_for(recipe, fresh_policy(recipe_for(use_peft=True)))
+    with pytest.raises(UserError, match="is no instance of a subclass of Callback"):
+        trainer_for(recipe, None, Everything)
+    trainer_for(recipe).train(32)
+    again = recipe_for(resume_from="latest")
+    folder = RunFolders(again).resume_folder(again)
+    with pytest.raises(UserError, match=r"not been resumed: .* trainer.resume\(folder\) first"):
+        trainer_for(again, VLMPolicy.from_pretrained(folder)).train()
+    assert len(metrics_of(again)) == 1
+    with pytest.raises(UserError, match="is of 4 environments per process, and the pool has 2"):
+        trainer_for(again, VLMPolicy.from_pretrained(folder), pool=ColourPool(2)).resume(folder)

@@ -180,3 +180,19 @@ def test_a_rollout_is_the_same_whichever_worker_is_killed(speaker):
         for name, array in rollout({3: 1, 6: 0}).items():
             assert np.array_equal(array, undisturbed[name]), name
         assert pool.restarts == [1, 1]
+
+
+def test_a_rollout_that_was_interrupted_leaves_the_pool_to_others(policy):
+    pool = ColourPool(4)
+    collector = collector_for(pool, groups=2)
+
+    def interrupt() -> None:
+        if collector.words_said == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collector.collect_rollout(policy.eval(), 8, interrupt)
+    assert len(evaluate(policy, pool, 3).episodes) == 3
+    rollout, episodes = collector.collect_rollout(policy, 8)
+    assert rollout.rewards.shape == (8, 4)
+    assert all(episode.length == 4 for episode in episodes)

@@ -71,7 +71,7 @@ def main() -> None:
 
         before = digest()
         trainer.train()
-        after = digest()
+        after, timesteps = digest(), trainer.timesteps
         evaluated = evaluate(policy, pool, num_episodes=3, split="test")
         mine = np.arange(4.0) + 10 * rank
         everyone = np.concatenate([np.arange(4.0), np.arange(4.0) + 10])
@@ -86,7 +86,7 @@ def main() -> None:
         "after": after,
         "seeds": [episode.seed for episode in trainer.collector.running],
         "words": [episode.actions for episode in trainer.collector.running],
-        "timesteps": trainer.timesteps,
+        "timesteps": timesteps,
         "normal_error": float(np.abs(normal - expected).max()),
         "evaluated": [dataclasses.asdict(episode) for episode in evaluated.episodes],
     }

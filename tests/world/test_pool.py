@@ -278,3 +278,39 @@ def is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"  # ended, but nobody has asked how
+
+
+class Impatient(EnvPool):
+    """Somebody presses Ctrl-C while a step is waited for."""
+
+    def _receive(self, slots):
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+        return super()._receive(slots)
+
+    is_interrupted = False
+
+
+def test_who_uses_the_pool_after_an_interruption_hears_nothing_of_the_step_before_it():
+    episodes = {0: Episode(0, ()), 1: Episode(1, (2,))}
+    with Impatient(CONFIG, 2, 1) as pool:
+        first = pool.reset(episodes)
+        pool.is_interrupted = True
+        with pytest.raises(KeyboardInterrupt):
+            pool.step({0: 3, 1: 3})
+        pool.is_interrupted = False
+        again = pool.reset(episodes)
+        assert np.array_equal(first.frames, again.frames)
+        assert np.array_equal(first.facts, again.facts)
+        assert pool.step({0: 3, 1: 3}).observations.facts[:, 1].tolist() == [3, 3]
+        pool.start_step({0: 1, 1: 1})
+        pool.abandon_steps()
+        assert np.array_equal(pool.reset(episodes).facts, first.facts)
+
+
+def test_a_closed_pool_says_so():
+    pool = EnvPool(CONFIG, 1, 1)
+    pool.reset({0: Episode(0)})
+    pool.close()
+    with pytest.raises(UserError, match="the pool is closed"):
+        pool.reset({0: Episode(1)})

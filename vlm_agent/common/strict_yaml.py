@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: No such file, no valid YAML, or no mapping.
     """
     if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        siblings = [str(p) for p in path.parent.glob("[!.]*.yaml")] if path.parent.is_dir() else []
         hint = unknown_name("recipe", str(path), siblings) if siblings else "no such file"
         raise UserError(f"{path}: {hint}")
     try:

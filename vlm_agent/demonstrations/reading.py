@@ -66,9 +66,15 @@ def read_demonstrations(recipe: Recipe) -> Labelled:
         UserError: There are none, too few, or those of another recipe.
     """
     tables = _wanted_tables(recipe)
-    columns = DemonstrationsFolder(recipe).columns(recipe.template.fact_names).values()
+    folder = DemonstrationsFolder(recipe)
+    columns = folder.columns(recipe.template.fact_names).values()
     parts = []
     for table in tables:
+        if lacking := sorted(set(columns) - set(table.column_names)):
+            raise UserError(
+                f"demonstrations: those in {str(folder.path)!r} do not tell {', '.join(lacking)}, "
+                "which prompts may tell now: collect them again"
+            )
         if len(table):
             frames = np.stack([_decode(cell["bytes"].as_py()) for cell in table["image"]])
             facts = np.stack([table[column].to_numpy() for column in columns], -1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.reading import check_demonstrations
-from vlm_agent.imitation.trainer import ImitationTrainer
+from vlm_agent.imitation.trainer import ImitationTrainer, check_warm_start
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, start_policy
 from vlm_agent.world.robosuite.expert import ExpertEnv
@@ -18,15 +17,7 @@ def run_imitation(recipe: Recipe) -> None:
             it; or the demonstrations are missing.
         TrainingError: The run cannot go on.
     """
-    if recipe.run.resume_from is not None:
-        raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
-    if recipe.critic.value_input == "state":
-        raise UserError("value_input: 'state' is for PPO: here the policy's own head learns")
-    if recipe.model.mask_senseless_words:
-        raise UserError(
-            "mask_senseless_words: a warm start learns all of the expert's words; "
-            "set it for PPO and evaluation"
-        )
+    check_warm_start(recipe)
     check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
     run = Run(recipe, can_resume=False)
     with recipe.make_pool(ExpertEnv) as pool:

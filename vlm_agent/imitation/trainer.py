@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
@@ -64,7 +65,8 @@ class ImitationTrainer(Trainer):
         run: Where it writes; made from the recipe by default.
 
     Raises:
-        UserError: The launch, the pool or the run's name is not as the recipe needs it.
+        UserError: The launch, the policy, the pool or the run's name is not as the recipe needs
+            it, or the recipe is not one of a warm start.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ImitationTrainer(Trainer):
         accelerator: Accelerator | None = None,
         run: Run | None = None,
     ) -> None:
+        check_warm_start(recipe)
         super().__init__(policy, pool, recipe, run, accelerator)
         self.config = recipe.imitation
         self.actor_critic = ActorCritic(policy)
@@ -128,6 +131,7 @@ class ImitationTrainer(Trainer):
             peak: The highest learning rate.
             stage: A name for progress bar and metrics.
         """
+        self.run.begin()
         size = min(self.config.sft_batch_size, len(known))
         batches = min(gather_object([len(known) // size]))  # as many in every rank
         total, done = epochs * batches, 0
@@ -174,18 +178,27 @@ class ImitationTrainer(Trainer):
         return {**means, "grad_norm": norm.detach()}
 
     def collect(self, stage: str) -> Labelled:
-        """The student speaks, the expert labels."""
+        """The student speaks, the expert labels.
+
+        Raises:
+            UserError: There is no expert.
+        """
         rollout = self._rollout(stage)
+        if (rollout.expert_actions < 0).any():
+            raise UserError(
+                "the environments do not tell the expert's words: make them with "
+                "recipe.make_pool(ExpertEnv)"
+            )
         return Labelled(rollout.observations.flatten(), rollout.expert_actions.reshape(-1))
 
     def _rollout(self, stage: str, at_least: int = 1) -> RolloutBuffer:
         """``dagger_words`` words of the student, and ``at_least`` so many per environment."""
-        words_per_step = self.pool.num_envs * self.accelerator.num_processes
-        steps = max(at_least, round(self.config.dagger_words / words_per_step))
+        self.run.begin()
+        steps = max(at_least, round(self.config.dagger_words / self.words_per_step))
         self.policy.eval()
-        with self._progress_bar(steps * words_per_step, stage, "word") as bar:
+        with self._progress_bar(steps * self.words_per_step, stage, "word") as bar:
             rollout, episodes = self.collector.collect_rollout(
-                self.policy, steps, lambda: bar.update(words_per_step)
+                self.policy, steps, lambda: bar.update(self.words_per_step)
             )
         agreement = (rollout.actions == rollout.expert_actions).mean()
         rates = episode_rates(gather_object(episodes))
@@ -249,6 +262,23 @@ class ImitationTrainer(Trainer):
     def _progress_bar(self, total: int, name: str, unit: str) -> tqdm:
         hidden = not self.accelerator.is_main_process
         return tqdm(total=total, desc=name, unit=unit, mininterval=0.5, disable=hidden)
+
+
+def check_warm_start(recipe: Recipe) -> None:
+    """Refuse a recipe that asks for what only PPO does.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    if recipe.run.resume_from is not None:
+        raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
+    if recipe.critic.value_input == "state":
+        raise UserError("value_input: 'state' is for PPO: here the policy's own head learns")
+    if recipe.model.mask_senseless_words:
+        raise UserError(
+            "mask_senseless_words: a warm start learns all of the expert's words; "
+            "set it for PPO and evaluation"
+        )
 
 
 def warmup_and_decay(progress: float) -> float:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import UserError, nearest
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.common.versions import KEY, VERSION, version_of
@@ -225,7 +225,9 @@ def policy_folder(name: str | Path, **options: Any) -> Path:
     if not folder.is_dir() and _may_be_on_the_hub(str(name)):
         folder = _download(str(name), **options)
     if not (folder / POLICY_FILE).is_file():
-        raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE})")
+        known = nearest(str(name), [path.name for path in shipped.parent.iterdir()], limit=1)
+        hint = "".join(f"; did you mean {other!r}, which ships?" for other in known)
+        raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE}){hint}")
     return folder
 
 

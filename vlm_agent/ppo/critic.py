@@ -18,6 +18,8 @@ from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.samples import Samples
+from vlm_agent.runs.distributed import parts_of
+from vlm_agent.runs.guard import check_finite
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
 
@@ -135,10 +137,14 @@ def fit_critic(
 
     Returns:
         The variance of all returns that it explains afterwards.
+
+    Raises:
+        TrainingError: The loss is not finite; the critic is what it was before that step.
     """
     order = np.array_split(np.arange(len(samples)), -(-len(samples) // recipe.ppo.batch_size))
+    sizes = [part for index in order for part in parts_of(index, recipe.ppo.micro_batch_size)]
     with accelerator.autocast():
-        parts = [actor_critic.critic_inputs(**samples.inputs(index)) for index in order]
+        parts = [actor_critic.critic_inputs(**samples.inputs(index)) for index in sizes]
     inputs_BD = accelerator.gather(torch.cat(parts))
     returns_B = accelerator.gather(samples.tensor(returns_TN))
     inputs_BD, returns_B = inputs_BD[~returns_B.isnan()], returns_B[~returns_B.isnan()]
@@ -151,6 +157,7 @@ def fit_critic(
         rng = derive_rng(recipe.run.seed, *purpose, epoch)
         for index in np.array_split(rng.permutation(len(returns_B)), num_batches):
             loss = value_loss(critic(inputs_BD[index]), returns_B[index], returns_B[index], None)
+            check_finite(loss.detach(), accelerator, f"the critic's own pass {epoch}", "loss")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

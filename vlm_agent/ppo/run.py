@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vlm_agent.demonstrations.reading import check_demonstrations
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.reference import make_reference
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, start_policy
@@ -24,15 +23,13 @@ def run_training(recipe: Recipe) -> None:
     run = Run(recipe)
     folder = run.folders.resume_folder(recipe)
     with recipe.make_pool() as pool:
-        reference = None
         if folder is None:
             policy = start_policy(recipe)
         else:
             policy = VLMPolicy.from_pretrained(folder)
             check_same_run(folder, policy, recipe)
-            reference = make_reference(policy, recipe, is_start=False)
         pool.wait_until_ready()
-        trainer = PPOTrainer(policy, pool, recipe, reference=reference, run=run)
+        trainer = PPOTrainer(policy, pool, recipe, run=run)
         if folder is not None:
             trainer.resume(folder)
         trainer.train()

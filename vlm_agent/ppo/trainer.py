@@ -31,6 +31,7 @@ from vlm_agent.runs.callbacks import (
     Checkpoints,
     Evaluations,
     ProgressBar,
+    StopTogether,
 )
 from vlm_agent.runs.checkpoints import load_critic, load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
@@ -51,8 +52,8 @@ class PPOTrainer(Trainer):
         recipe: The run.
         callbacks: Told of what happens, behind those that every run has.
         accelerator: Wraps the policy and talks to the other processes; made by default.
-        reference: Where ``kl_coef`` is set, the policy to stay close to; by default the policy as
-            it is now.
+        reference: Where ``kl_coef`` is set, the policy to stay close to; by default the policy
+            that the run started from.
         run: Where it writes; made from the recipe by default.
 
     Raises:
@@ -89,13 +90,14 @@ class PPOTrainer(Trainer):
             recipe.rollout.rollout_groups,
             recipe.rollout.feature_cache_gb * 2**30,
         )
+        self.is_tied_by_default = reference is None
         reference = reference or make_reference(policy, recipe, is_start=True)
         self.improve = PPOUpdate(recipe, self.accelerator, self.model, self.optimizer, reference)
         self.updates = 0
         self.scale_learning_rates(1.0)
         moving = [MovingStart(source)] if isinstance(source, ReverseCurriculum) else []
-        self.listen(LearningRateSchedule(), *moving, *callbacks, Recorder(), ProgressBar())
-        self.listen(Evaluations(), BestPolicy(), Checkpoints())
+        self.listen(LearningRateSchedule(), *moving, *callbacks, StopTogether(), Recorder())
+        self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints())
 
     def train(self, total_timesteps: int | None = None) -> None:
         """Collect, estimate, update; whatever reacts to that is a callback.
@@ -199,12 +201,15 @@ class PPOTrainer(Trainer):
             folder: One of this run's.
 
         Raises:
-            UserError: It was written by another number of processes, or is not whole.
+            UserError: It was written by another number of processes or environments, or is not
+                whole.
         """
         state: dict[str, Any] = load_trainer_state(folder)
         ranks, now = len(state["collectors"]), self.accelerator.num_processes
         if ranks != now:
             raise UserError(f"resume_from: {folder} is of {ranks} processes, now there are {now}")
+        if self.is_tied_by_default:
+            self.improve.reference = make_reference(self.policy, self.recipe, is_start=False)
         if self.actor_critic.state_critic is not None:
             self.actor_critic.state_critic.load_state_dict(load_critic(folder))
         self.optimizer.load_state_dict(
@@ -213,6 +218,7 @@ class PPOTrainer(Trainer):
         self.timesteps, self.updates = state["timesteps"], state["updates"]
         self.evaluations, self.run.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
+        self.run.is_resumed = True
         if self.accelerator.is_main_process:
             self.folders.forget_after(self.timesteps)
             self.run.metrics.keep_until(self.timesteps)

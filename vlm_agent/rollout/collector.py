@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.decisions import act
 from vlm_agent.rollout.buffer import RolloutBuffer
@@ -104,6 +105,16 @@ class RolloutCollector:
         """
         if self._pool_stood_at != self.pool.requests:
             self.take_up()  # somebody else has used the pool
+        try:
+            return self._collect(actor, steps, on_step)
+        except BaseException:  # Ctrl-C in a notebook too: the pool must not wait for this rollout
+            self.pool.abandon_steps()
+            self._observations = None
+            raise
+
+    def _collect(
+        self, actor: Actor, steps: int, on_step: Callable[[], object]
+    ) -> tuple[RolloutBuffer, list[Episode]]:
         assert self._observations is not None
         buffer = RolloutBuffer.empty(steps, self._observations, self.feature_bytes)
         finished: list[Episode] = []
@@ -217,7 +228,16 @@ class RolloutCollector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The opposite of :meth:`state_dict`; the next rollout goes on from there."""
+        """The opposite of :meth:`state_dict`; the next rollout goes on from there.
+
+        Raises:
+            UserError: It is of another number of environments.
+        """
+        if (count := len(state["episodes_begun"])) != self.pool.num_envs:
+            raise UserError(
+                f"the checkpoint is of {count} environments per process, and the pool has "
+                f"{self.pool.num_envs}: make it with recipe.make_pool()"
+            )
         self.words_said = state["words_said"]
         self.episodes_begun = list(state["episodes_begun"])
         self.running = [Episode.from_json(episode) for episode in state["running"]]

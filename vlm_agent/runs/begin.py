@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
@@ -38,6 +39,7 @@ class Run:
         folders: Where it writes.
         metrics: Its ``metrics.jsonl``.
         earlier_seconds: How long it ran before it was resumed.
+        is_resumed: Whether somebody has taken it up at a checkpoint.
 
     Raises:
         UserError: The launch, a tracker or the run's name is not as the recipe needs it.
@@ -47,8 +49,10 @@ class Run:
         self, recipe: Recipe, accelerator: Accelerator | None = None, can_resume: bool = True
     ) -> None:
         self.recipe = recipe
+        self.can_resume = can_resume
         self.folders = RunFolders(recipe)
         self.earlier_seconds = 0.0
+        self.is_resumed = False
         self._began = time.perf_counter()
         self._is_begun = False
         if accelerator is None:
@@ -60,12 +64,24 @@ class Run:
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
 
     def begin(self) -> None:
-        """Prepare the folder, in place of an earlier run's, and start the trackers; once."""
+        """Prepare the folder, in place of an earlier run's, and start the trackers; once.
+
+        Raises:
+            UserError: Another run of the name began meanwhile; or this one is to be resumed, and
+                nobody has done that.
+        """
         if self._is_begun:
             return
+        if self.recipe.run.resume_from is not None and not self.is_resumed:
+            raise UserError(
+                "resume_from: this run has not been resumed: load the checkpoint's policy and call "
+                "trainer.resume(folder) first, or leave resume_from out"
+            )
         self._is_begun = True
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if self.folders.recipe.is_file():  # another run of the name may have begun since
+                self.folders.check_new(self.recipe, self.can_resume)
             self.folders.prepare(self.recipe)
         self.accelerator.wait_for_everyone()
         start_trackers(self.accelerator, self.recipe, self.folders.run)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
@@ -21,7 +22,8 @@ class Callback:
     """What happens in a run, in every process of it. Does nothing; override what you need.
 
     A callback may read everything of the trainer, add to ``trainer.metrics``, which is recorded
-    behind the callbacks that were handed over, and end the run with ``trainer.should_stop``.
+    behind the callbacks that were handed over, and end the run with ``trainer.should_stop``: after
+    this update, with a last evaluation and checkpoint. One process that asks for it is enough.
     """
 
     def on_train_begin(self, trainer: Trainer) -> None:
@@ -84,6 +86,14 @@ class ProgressBar(Callback):
         self._bar.close()
 
 
+class StopTogether(Callback):
+    """Ends the run in all processes if one of them wants to; else the others would wait for it."""
+
+    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Ask everyone."""
+        trainer.should_stop = any(gather_object([trainer.should_stop]))
+
+
 class Evaluations(Callback):
     """Evaluates where the run begins, and every ``eval_freq`` timesteps."""
 
@@ -108,22 +118,26 @@ class BestPolicy(Callback):
     def __init__(self) -> None:
         self.best: tuple[float, float] | None = None  # how good the policy in its folder is
 
-    def on_train_begin(self, trainer: Trainer) -> None:
-        """In a run that goes on, the best policy is that of the history it goes on from."""
-        folder = trainer.folders.best
-        if self.best is None and trainer.evaluations and folder.is_dir():
-            kept = load_trainer_state(folder)
-            # Later than the history: of what came of going on from here another time.
-            if kept["timesteps"] in [one["timesteps"] for one in trainer.evaluations]:
-                self.best = kept["success_rate"], kept["mean_return"]
-
     def on_evaluate(self, trainer: Trainer, evaluation: Any) -> None:
         """Keep the policy if it is the best so far."""
         quality = evaluation.success_rate, evaluation.mean_return
+        if self.best is None:
+            self.best = self._best_before(trainer)
         if self.best is None or quality > self.best:
             self.best = quality
             if trainer.accelerator.is_main_process:
                 save_checkpoint(trainer.folders.best, trainer.policy, trainer.evaluations[-1])
+
+    def _best_before(self, trainer: Trainer) -> tuple[float, float] | None:
+        """In a run that goes on, the best policy is that of the history it goes on from."""
+        *earlier, _ = trainer.evaluations
+        if not earlier or not trainer.folders.best.is_dir():
+            return None
+        kept = load_trainer_state(trainer.folders.best)
+        # Later than the history: of what came of going on from here another time.
+        if kept["timesteps"] not in [one["timesteps"] for one in earlier]:
+            return None
+        return kept["success_rate"], kept["mean_return"]
 
 
 class Checkpoints(Callback):

@@ -74,4 +74,4 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
     names = [field.name for field in fields(ModelConfig) if field.name not in free]
     different = [n for n in names if getattr(policy.config, n) != getattr(wanted, n)]
     if different:
-        raise UserError(f"{what} is a policy that differs in {', '.join(different)}")
+        raise UserError(f"{what} differs from the recipe in {', '.join(different)}")

@@ -21,6 +21,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     """
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     filled = memory.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
@@ -28,5 +29,5 @@ def deterministic(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warns)
         memory.fill_uninitialized_memory = filled

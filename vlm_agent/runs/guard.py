@@ -8,19 +8,22 @@ from accelerate import Accelerator
 from vlm_agent.common.errors import TrainingError
 
 
-def check_finite(norm: torch.Tensor, accelerator: Accelerator, where: str) -> None:
-    """Refuse a gradient that is not finite.
+def check_finite(
+    norm: torch.Tensor, accelerator: Accelerator, where: str, what: str = "gradient"
+) -> None:
+    """Refuse a gradient, or a loss, that is not finite.
 
     Args:
         norm: The gradient's norm, the same in every process.
         accelerator: In fp16 its scaler passes over such steps by itself.
         where: Which step, for the message.
+        what: What is not to be infinite, for the message.
 
     Raises:
         TrainingError: It is not finite.
     """
     if accelerator.scaler is None and not bool(torch.isfinite(norm)):
         raise TrainingError(
-            f"the gradient is not finite ({float(norm)}) in {where}; the weights and the "
+            f"the {what} is not finite ({float(norm)}) in {where}; the weights and the "
             "checkpoints are those from before it. A lower learning rate may help"
         )

@@ -40,10 +40,10 @@ class MetricsFile:
             self.path.write_text("".join(line + "\n" for line in kept))
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Record one update."""
+        """Record one update; a callback may have added numbers of NumPy or torch."""
         if self.is_main_process:
             with self.path.open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+                file.write(json.dumps(metrics, default=float) + "\n")
 
 
 def flat(values: dict[str, Any]) -> dict[str, float]:
@@ -54,6 +54,8 @@ def flat(values: dict[str, Any]) -> dict[str, float]:
             found |= {f"{key}/{inner}": v for inner, v in flat(value).items()}
         elif isinstance(value, int | float):
             found[key] = value
+        elif getattr(value, "shape", None) == ():  # a scalar of NumPy or torch
+            found[key] = float(value)
     return found
 
 

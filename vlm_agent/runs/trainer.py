@@ -9,10 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback, CallbackList
+from vlm_agent.runs.compatibility import check_same_policy
 from vlm_agent.runs.launch import allow_unused_layers
 from vlm_agent.world.pool.pool import EnvPool
 
@@ -26,6 +28,9 @@ class Trainer:
         recipe: The run.
         run: Where it writes and among which processes it runs; made from the recipe by default.
         accelerator: For a run that is made here; made too by default.
+
+    Raises:
+        UserError: The launch, the policy or the run's name is not as the recipe needs it.
 
     Attributes:
         model: What gradients go through: the module that learns, as accelerate wrapped it.
@@ -45,6 +50,7 @@ class Trainer:
         run: Run | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
+        check_same_policy("the policy", policy, recipe)
         self.policy = policy
         self.pool = pool
         self.recipe = recipe
@@ -72,14 +78,21 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
 
     def listen(self, *callbacks: Callback) -> None:
-        """Have callbacks told of what happens, behind those that are told already."""
+        """Have callbacks told of what happens, behind those that are told already.
+
+        Raises:
+            UserError: One is no callback.
+        """
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise UserError(f"callbacks: {callback!r} is no instance of a subclass of Callback")
         self.callbacks.callbacks += callbacks
 
     def is_due(self, every: int) -> bool:
         """Whether the last rollout completed another ``every`` timesteps, or the run."""
         before = self.timesteps - self.new_timesteps
-        ends = self.should_stop or self.timesteps >= self.total_timesteps
-        return ends or self.timesteps // every > before // every
+        is_last = self.should_stop or self.timesteps >= self.total_timesteps
+        return is_last or self.timesteps // every > before // every
 
     def evaluate(self) -> Any:
         """Play the recipe's validation episodes."""

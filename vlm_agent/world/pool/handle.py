@@ -87,8 +87,10 @@ class WorkerHandle:
 
         Raises:
             WorkerError: The process ended, or built them for too long.
-            UserError: They cannot be made so.
+            UserError: They cannot be made so, or the pool is closed.
         """
+        if self._pipe.closed:
+            raise UserError("the pool is closed: use it inside its 'with' block, or make another")
         if not self.is_ready:
             self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
             self.is_ready = True

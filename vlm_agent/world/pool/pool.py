@@ -43,9 +43,8 @@ class EnvPool(AbstractContextManager["EnvPool"]):
     shared memory. Results depend on seeds and words only, never on timing, on the number of
     workers, or on whether one of them had to be restarted: an episode is its seed and its words,
     so a worker that died, raised an exception or hung is replaced and its episodes are replayed,
-    and the replay is checked. Workers end with their parent, however it ends.
-
-    Use it as a context manager.
+    and the replay is checked. Workers end with their parent, however it ends. Use it as a context
+    manager.
 
     Args:
         config: The scene of every environment.
@@ -121,19 +120,19 @@ class EnvPool(AbstractContextManager["EnvPool"]):
             self._insist(index, worker.wait_until_ready)
 
     def reset(self, episodes: Mapping[int, Episode]) -> Observations:
-        """Start episodes, or take them up after the words they already have.
+        """Start episodes, or take them up after the words they have; the observations to act on.
 
         Args:
-            episodes: Environment index -> episode.
-
-        Returns:
-            The observations to act on, in the order of ``episodes``.
+            episodes: Environment index -> episode; the observations are in their order.
 
         Raises:
             UserError: The environments cannot be built, or a worker failed too often.
         """
         if self._begun:
             raise RuntimeError("a step is under way: finish it before a reset")
+        for index, worker in enumerate(self._workers):
+            while worker.unanswered:  # whoever asked was interrupted, or has abandoned it
+                self._hear(index)
         self.requests += 1
         self._ask(episodes)
         reports = self._receive(episodes)
@@ -185,6 +184,10 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         ends = np.array(terminated), np.array(truncated)
         return StepBatch(observations, following, np.array(rewards), *ends, list(infos))
 
+    def abandon_steps(self) -> None:
+        """Nobody will finish the steps under way; the next reset passes over what they led to."""
+        self._begun.clear()
+
     def _stack(self, slots: list[int], which: int, told: Sequence[Told]) -> Observations:
         """Pictures in shared memory, with the facts and the states that came with them."""
         facts, states = zip(*told, strict=True)
@@ -203,15 +206,18 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         began = time.perf_counter()
         wanted, reports = set(slots), {}
         for index, worker in enumerate(self._workers):
-            if wanted.isdisjoint(worker.settings.slots):
-                continue
-            request, answer = self._insist(index, worker.receive)
-            for activity, seconds in answer.seconds.items():
-                self.seconds[activity] += seconds
-            self._note(request, answer.reports)
-            reports.update(answer.reports)
+            if not wanted.isdisjoint(worker.settings.slots):
+                reports.update(self._hear(index))
         self.seconds["waiting"] += time.perf_counter() - began
         return reports
+
+    def _hear(self, index: int) -> dict[int, Report]:
+        """A worker's answer to its oldest request."""
+        request, answer = self._insist(index, self._workers[index].receive)
+        for activity, seconds in answer.seconds.items():
+            self.seconds[activity] += seconds
+        self._note(request, answer.reports)
+        return answer.reports
 
     def _insist(self, index: int, ask: Callable[[], Any]) -> Any:
         """What a worker answers, restarted as often as it takes and is allowed."""
@@ -243,9 +249,8 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         unanswered = list(worker.unanswered)
         if failure.raised and not worker.is_ready:
             raise UserError(f"environment worker {index} could not start: it {failure}")
-        standing = {
-            slot: self._episodes[slot] for slot in worker.settings.slots if slot in self._episodes
-        }
+        slots = worker.settings.slots
+        standing = {slot: self._episodes[slot] for slot in slots if slot in self._episodes}
         while True:
             if self.restarts[index] >= self._max_restarts:
                 raise UserError(
@@ -253,14 +258,9 @@ class EnvPool(AbstractContextManager["EnvPool"]):
                     f"(max_worker_restarts): it {failure}"
                 )
             self.restarts[index] += 1
-            logger.warning(
-                "environment worker %d %s\nrestarting it (%d of %d) and replaying its %d episodes",
-                index,
-                str(failure),
-                self.restarts[index],
-                self._max_restarts,
-                len(standing),
-            )
+            times = f"{self.restarts[index]} of {self._max_restarts}"
+            text = "environment worker %d %s\nrestarting it (%s) and replaying its %d episodes"
+            logger.warning(text, index, str(failure), times, len(standing))
             worker.kill()
             worker.start()
             try:
