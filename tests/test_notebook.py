@@ -17,6 +17,15 @@ SMALLER = (
     'horizon=5, report_to="none", num_workers=1'
 )
 
+WHOLE_LINES = """
+import sys
+
+def print(*what):
+    sys.stdout.write(" ".join(map(str, what)) + "\\n")
+
+"""
+"""Python writes a line in pieces, and those of two processes would mix."""
+
 
 @pytest.fixture
 def example() -> str:
@@ -49,7 +58,9 @@ def test_it_runs_in_one_process(example: str, tmp_path: Path, capsys):
 def test_it_runs_in_two_processes(example: str, tmp_path: Path):
     script = tmp_path / "example.py"
     body = textwrap.indent(example, "    ")
-    script.write_text(f"def main():\n{body}\n\nif __name__ == '__main__':\n    main()\n")
+    script.write_text(
+        f"{WHOLE_LINES}def main():\n{body}\n\nif __name__ == '__main__':\n    main()\n"
+    )
     config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
     said = run([*launch, "--main_process_port", "0", str(script)], tmp_path).splitlines()

@@ -133,6 +133,7 @@ def test_settings_of_wandb_that_cannot_be_are_a_sentence(settings_of_wandb, reci
 def begin_and_end(recipe: Recipe) -> str:
     """A run of the recipe that learns nothing; the id of wandb's run."""
     run = Run(recipe)
+    run.is_resumed = recipe.run.resume_from is not None  # as a trainer says
     run.begin()
     run_id = run.accelerator.get_tracker("wandb").tracker.id
     run.accelerator.end_training()
