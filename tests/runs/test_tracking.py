@@ -48,6 +48,7 @@ def log_a_run(recipe: Recipe, wandb_seconds: float = 5.0) -> str:
     run_id = accelerator.get_tracker("wandb").tracker.id
     accelerator.log({"words/upwards": 0.15625}, step=8)
     accelerator.end_training()
+    wandb.teardown()  # as where a program ends: only then all is in wandb's file
     return run_id
 
 
@@ -71,7 +72,7 @@ def test_a_run_that_cannot_go_online_is_logged_offline_and_says_so_in_one_line(
     recipe = recipe_for(report_to=trackers)
     with host() as url:
         settings_of_wandb(WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
-        log_a_run(recipe, wandb_seconds=1.0)
+        log_a_run(recipe, wandb_seconds=1.0 if host is hosts.mute_host else 10.0)
     (logged,) = offline_runs(recipe)
     assert b"words/upwards" in logged
     assert b"0.15625" in logged
@@ -123,6 +124,16 @@ def test_a_run_that_can_go_online_does(login, settings_of_wandb, recipe_for, cap
     assert f"runs/{run_id}" in said.err  # where to look at it
 
 
+def test_a_key_for_the_earlier_name_of_wandbs_host_is_a_login(
+    settings_of_wandb, recipe_for, capfd, tmp_path
+):
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}")
+    with hosts.closed_port() as proxy:  # nobody outside is asked
+        settings_of_wandb(HTTPS_PROXY=proxy)
+        log_a_run(recipe_for(report_to=["wandb"]))
+    assert "api.forge.coreweave.com does not answer" in capfd.readouterr().out
+
+
 def test_settings_of_wandb_that_cannot_be_are_a_sentence(settings_of_wandb, recipe_for):
     settings_of_wandb(WANDB_BASE_URL="nowhere")
     with pytest.raises(UserError, match="report_to: wandb: .*base_url.*valid URL"):
@@ -137,6 +148,7 @@ def begin_and_end(recipe: Recipe) -> str:
     run.begin()
     run_id = run.accelerator.get_tracker("wandb").tracker.id
     run.accelerator.end_training()
+    wandb.teardown()  # as where a program ends
     return run_id
 
 

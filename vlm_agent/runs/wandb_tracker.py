@@ -17,6 +17,9 @@ from accelerate.tracking import WandBTracker
 from vlm_agent.common.errors import UserError
 from vlm_agent.recipe.recipe import Recipe
 
+FORMER_HOSTS = {"api.forge.coreweave.com": "api.wandb.ai"}
+"""Hosts of wandb under an earlier name, for which ``wandb login`` has left keys that still hold."""
+
 
 class WandbOrOffline(WandBTracker):
     """accelerate's tracker of wandb; where that cannot be reached, the run is logged offline.
@@ -97,8 +100,10 @@ def _wandb_settings() -> Any:
 def _netrc_knows(url: str) -> bool:
     """Whether ``wandb login`` has left a key for this host."""
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    host = urlsplit(url).netloc
     try:
-        return netrc(path).authenticators(urlsplit(url).netloc) is not None
+        known = netrc(path)
+        return any(known.authenticators(name) for name in (host, FORMER_HOSTS.get(host, host)))
     except (OSError, NetrcParseError):
         return False
 
