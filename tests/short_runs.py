@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from tests.worlds import ColourPool
+from tests.worlds import ColourPool, of
 from vlm_agent import Callback, PPOTrainer, Recipe, VLMPolicy
 from vlm_agent.policy.building import build_policy
 from vlm_agent.rollout.collector import RolloutCollector
@@ -30,7 +30,7 @@ def trainer_for(
     **accelerate: str,
 ) -> PPOTrainer:
     """A trainer in the world of colours; keywords are for accelerate."""
-    pool = pool or ColourPool(recipe.rollout.num_envs)
+    pool = of(pool or ColourPool(recipe.rollout.num_envs), recipe)
     accelerator = Accelerator(cpu=True, **accelerate) if accelerate else None
     return PPOTrainer(
         policy or fresh_policy(recipe), pool, recipe, callbacks, accelerator=accelerator

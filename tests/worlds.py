@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vlm_agent import Recipe
 from vlm_agent.demonstrations.reading import Labelled
 from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.facts import FACTS
 from vlm_agent.world.observations import Observations
@@ -29,6 +31,7 @@ class ColourPool:
     RIGHT = (2, 5)
 
     def __init__(self, num_envs: int, horizon: int = 4, size: int = SIZE) -> None:
+        self.config = EnvConfig()
         self.num_envs = num_envs
         self.num_workers = 1
         self.requests = 0
@@ -113,6 +116,12 @@ class ColourPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def of(pool: ColourPool, recipe: Recipe) -> ColourPool:
+    """A small world that says it were the recipe's."""
+    pool.config = recipe.env
+    return pool
 
 
 class ExpertPool(ColourPool):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.worlds import ColourPool
-from vlm_agent import Evaluation, evaluate
+from vlm_agent import Evaluation, compare, evaluate
 from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation.evaluate import episode_rates, play, speaker, wilson_interval
 from vlm_agent.world.actions import DEFAULT_WORDS
@@ -89,3 +89,12 @@ def test_environments_that_tell_other_facts_are_refused(policy):
     pool.facts = ("gripper", "weather")
     with pytest.raises(UserError, match="make the pool with facts=policy.facts"):
         evaluate(policy, pool, 1)
+
+
+def test_what_cannot_be_played_is_refused(policy):
+    with pytest.raises(UserError, match="num_episodes: 0: expected at least one"):
+        evaluate(policy, ColourPool(1), 0)
+    with pytest.raises(UserError, match="split: unknown split 'tset'; did you mean 'test'"):
+        evaluate(policy, ColourPool(1), 1, split="tset")
+    with pytest.raises(UserError, match="there is nothing to compare"):
+        compare([])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_for
-from tests.worlds import ColourPool, ExpertPool, known
+from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import Callback, ImitationTrainer, Recipe
 from vlm_agent.common.errors import TrainingError, UserError
 from vlm_agent.imitation.run import run_imitation
@@ -30,7 +30,8 @@ SETTINGS = {
 
 
 def imitation_for(recipe: Recipe) -> ImitationTrainer:
-    return ImitationTrainer(fresh_policy(recipe), ExpertPool(recipe.rollout.num_envs), recipe)
+    pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
+    return ImitationTrainer(fresh_policy(recipe), pool, recipe)
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ class StopAfterTwoEpochs(Callback):
 
 def test_a_callback_ends_the_warm_start(recipe_for):
     recipe = recipe_for(**SETTINGS)
-    pool = ExpertPool(recipe.rollout.num_envs)
+    pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
     trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [StopAfterTwoEpochs()])
     trainer.train(known())
     stages = [row["stage"] for row in metrics_of(recipe)]
@@ -216,6 +217,6 @@ def test_a_trainer_refuses_what_only_ppo_does_and_environments_without_an_expert
     with pytest.raises(UserError, match="mask_senseless_words: a warm start learns all"):
         imitation_for(masked)
     recipe = recipe_for(**SETTINGS)
-    trainer = ImitationTrainer(fresh_policy(recipe), ColourPool(8), recipe)
+    trainer = ImitationTrainer(fresh_policy(recipe), of(ColourPool(8), recipe), recipe)
     with pytest.raises(UserError, match=r"recipe.make_pool\(ExpertEnv\)"):
         trainer.collect("nobody knows")

@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
-from tests.worlds import ColourPool
+from tests.worlds import ColourPool, of
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
 from vlm_agent.runs.begin import Run, start_policy
@@ -20,7 +20,7 @@ def run(recipe) -> PPOTrainer:
     """As ``run_training`` does, in the world of colours."""
     begun = Run(recipe)
     folder = begun.folders.resume_folder(recipe)
-    pool = ColourPool(recipe.rollout.num_envs)
+    pool = of(ColourPool(recipe.rollout.num_envs), recipe)
     policy = start_policy(recipe) if folder is None else VLMPolicy.from_pretrained(folder)
     trainer = PPOTrainer(policy, pool, recipe, run=begun)
     if folder is not None:
@@ -251,6 +251,9 @@ def test_what_does_not_belong_together_is_refused(recipe_for):
     recipe = recipe_for(save_freq=32)
     with pytest.raises(UserError, match="the policy differs from the recipe in use_peft"):
         trainer_for(recipe, fresh_policy(recipe_for(use_peft=True)))
+    lift = of(ColourPool(4), recipe_for(task="Lift", horizon=7))
+    with pytest.raises(UserError, match="environments differ from the recipe in task, horizon: "):
+        PPOTrainer(fresh_policy(recipe), lift, recipe)
     with pytest.raises(UserError, match="is no instance of a subclass of Callback"):
         trainer_for(recipe, None, Everything)
     trainer_for(recipe).train(32)

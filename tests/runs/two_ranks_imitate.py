@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    from tests.worlds import ExpertPool, known
+    from tests.worlds import ExpertPool, known, of
     from vlm_agent import ImitationTrainer
     from vlm_agent.recipe.command_line import load_recipe
     from vlm_agent.runs.begin import start_policy
@@ -21,7 +21,7 @@ def main() -> None:
         return hashlib.sha256(parameters).hexdigest()
 
     before = digest(policy), digest(policy.value_head)
-    trainer = ImitationTrainer(policy, ExpertPool(recipe.rollout.num_envs), recipe)
+    trainer = ImitationTrainer(policy, of(ExpertPool(recipe.rollout.num_envs), recipe), recipe)
     trainer.train(known(40))
     report = {
         "before": before,

@@ -39,8 +39,10 @@ def compare(evaluations: Sequence[Evaluation | dict[str, Any]]) -> list[dict[str
         ``only_this`` solved, and the ``p_value`` of :func:`mcnemar`.
 
     Raises:
-        UserError: They are not about the same episodes.
+        UserError: There are none, or they are not about the same episodes.
     """
+    if not evaluations:
+        raise UserError("there is nothing to compare: give two evaluations or more")
     results = []
     for number, one in enumerate(evaluations, 1):
         values = one.to_dict() if isinstance(one, Evaluation) else one

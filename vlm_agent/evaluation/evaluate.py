@@ -12,8 +12,8 @@ import numpy as np
 from accelerate.utils import gather_object
 from scipy import stats
 
-from vlm_agent.common.errors import UserError
-from vlm_agent.common.seeding import Split, derive_rng, episode_seed
+from vlm_agent.common.errors import UserError, unknown_name
+from vlm_agent.common.seeding import SPLITS, Split, derive_rng, episode_seed
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.runs.distributed import rank_and_size
@@ -122,8 +122,13 @@ def evaluate(
         The episodes of all processes, in each of them.
 
     Raises:
-        UserError: The environments do not tell the facts that the policy reads.
+        UserError: There is nothing to play, or the environments do not tell the facts that the
+            policy reads.
     """
+    if num_episodes < 1:
+        raise UserError(f"num_episodes: {num_episodes}: expected at least one episode")
+    if split not in SPLITS:
+        raise UserError(f"split: {unknown_name('split', split, SPLITS)}")
     policy.encoder.template.check_facts(pool.facts)
     rank, size = rank_and_size()
     was_training = policy.training

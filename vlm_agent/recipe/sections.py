@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, setting
@@ -168,17 +170,22 @@ class EvaluationConfig:
     eval_greedy: bool = setting(True, "evaluate with the most probable word, else sample")
 
 
+def _is_tracker(name: str) -> str:
+    if name not in ("wandb", "tensorboard", "none") and not re.fullmatch(r"[\w.]+:\w+", name):
+        message = "it should be wandb, tensorboard, none, or module:Class"
+        raise PydanticCustomError("tracker", message)
+    return name
+
+
 @dataclass(config=STRICT, frozen=True)
 class TrackingConfig:
     """Who is told how a run goes, besides its ``metrics.jsonl``."""
 
     project_name: str = setting("vlm-agent", "project of the experiment tracker")
-    report_to: list[Annotated[str, Field(pattern=r"^(wandb|tensorboard|none|[\w.]+:\w+)$")]] = (
-        setting(
-            ["none"],
-            "trackers: wandb, tensorboard, none, or module:Class, an accelerate GeneralTracker of "
-            "your own",
-        )
+    report_to: list[Annotated[str, AfterValidator(_is_tracker)]] = setting(
+        ["none"],
+        "trackers: wandb, tensorboard, none, or module:Class, an accelerate GeneralTracker of "
+        "your own",
     )
     wandb_mode: Literal["auto", "online", "offline"] = setting(
         "auto", "auto: online when logged in, else offline"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from vlm_agent.common.errors import UserError
@@ -11,6 +11,21 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.recipe.sections import default_settings
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.pool.pool import EnvPool
+
+
+def check_same_world(pool: EnvPool, recipe: Recipe) -> None:
+    """Refuse environments that are not those of a recipe, which would be saved with the policy.
+
+    Raises:
+        UserError: Naming the settings that differ.
+    """
+    found, wanted = asdict(pool.config), asdict(recipe.env)
+    if different := [key for key in wanted if found[key] != wanted[key]]:
+        raise UserError(
+            f"the environments differ from the recipe in {', '.join(different)}: make them with "
+            "recipe.make_pool()"
+        )
 
 
 def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback, CallbackList
-from vlm_agent.runs.compatibility import check_same_policy
+from vlm_agent.runs.compatibility import check_same_policy, check_same_world
 from vlm_agent.runs.launch import allow_unused_layers
 from vlm_agent.world.pool.pool import EnvPool
 
@@ -51,6 +51,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
     ) -> None:
         check_same_policy("the policy", policy, recipe)
+        check_same_world(pool, recipe)
         self.policy = policy
         self.pool = pool
         self.recipe = recipe
