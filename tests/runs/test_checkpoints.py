@@ -1,0 +1,39 @@
+"""What earlier and later versions wrote."""
+
+import json
+
+import pytest
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.rollout.curriculum import ReverseCurriculum
+from vlm_agent.runs.checkpoints import load_trainer_state
+from vlm_agent.world.episode import Episode
+
+EPISODE = {"seed": 7, "actions": [0, 1, 2, 3], "episode_return": 0.5, "success": False}
+FORMAT_1 = {
+    "timesteps": 64,
+    "collectors": [
+        {
+            "words_said": 16,
+            "episodes_begun": [2],
+            "running": [{**EPISODE, "stage": "none", "horizon": 9, "begun": 3}],
+            "curriculum": {"words_left": 4, "recent": [True, False]},
+        }
+    ],
+}
+
+
+def test_a_state_of_format_1_is_read_as_it_is_now(tmp_path):
+    (tmp_path / "trainer_state.json").write_text(json.dumps(FORMAT_1))
+    (collector,) = load_trainer_state(tmp_path)["collectors"]
+    episode = Episode.from_json(collector["running"][0])
+    assert episode == Episode(7, (0, 1, 2, 3), 9, prefix_length=3, episode_return=0.5)
+    lessons = ReverseCurriculum([Episode(7, (0,) * 6)], 0, threshold=0.6, stride=2, patience=1.5)
+    lessons.load_state_dict(collector["source"])
+    assert lessons.state_dict() == {"steps_from_success": 4, "recent": [True, False]}
+
+
+def test_a_state_of_a_later_format_is_refused(tmp_path):
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"format_version": 3}))
+    with pytest.raises(UserError, match="has format version 3, .* reads up to 2"):
+        load_trainer_state(tmp_path)
