@@ -94,6 +94,8 @@ def test_both_ranks_know_all_episodes_of_an_evaluation(reports):
     first, second, _ = reports
     assert first["evaluated"] == second["evaluated"]
     assert len({episode["seed"] for episode in first["evaluated"]}) == 3
+    # Each plays its share: at once, in its two environments, with one reset and five words.
+    assert (first["asked"], second["asked"]) == (6, 6)
 
 
 def test_a_critics_own_passes_end_with_the_same_critic_in_both_ranks(reports):

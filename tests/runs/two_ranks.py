@@ -72,7 +72,9 @@ def main() -> None:
         before = digest()
         trainer.train()
         after, timesteps = digest(), trainer.timesteps
+        asked = pool.requests
         evaluated = evaluate(policy, pool, num_episodes=3, split="test")
+        asked = pool.requests - asked
         mine = np.arange(4.0) + 10 * rank
         everyone = np.concatenate([np.arange(4.0), np.arange(4.0) + 10])
         normal = normalize_over_ranks(mine)
@@ -82,6 +84,7 @@ def main() -> None:
     report = {
         "critic": critic,
         "micro_error": micro_error,
+        "asked": asked,
         "before": before,
         "after": after,
         "seeds": [episode.seed for episode in trainer.collector.running],
