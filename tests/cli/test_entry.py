@@ -38,7 +38,7 @@ def test_a_run_that_cannot_go_on_is_a_message_and_exit_code_1(capsys):
         raise TrainingError("the loss is nan in update 3")
 
     assert run_command(main) == 1
-    assert capsys.readouterr().err == "vlm-agent: the run stopped: the loss is nan in update 3\n"
+    assert capsys.readouterr().err == "\nvlm-agent: the run stopped: the loss is nan in update 3\n"
 
 
 def import_first(code: str, **variables: str) -> tuple[str, str]:

@@ -20,8 +20,8 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"vlm-agent: error: {error}", file=sys.stderr)
         return 2
     except TrainingError as error:
-        print(f"vlm-agent: the run stopped: {error}", file=sys.stderr)
+        print(f"\nvlm-agent: the run stopped: {error}", file=sys.stderr)  # below its bar
         return 1
     except KeyboardInterrupt:
-        print("vlm-agent: interrupted", file=sys.stderr)
+        print("\nvlm-agent: interrupted", file=sys.stderr)
         return 130
