@@ -43,7 +43,7 @@ results: install system  ## from nothing to the README's results, stage by stage
 study: install system  ## in which setting 2,000 words help most: the quick recipe, 4 settings, 5 seeds
 	$(BIN)/vlm-agent quick_study $(ARGS)
 
-test: install system  ## all tests, about 8 minutes on two cores
+test: install system  ## all tests, about 7 minutes on two cores
 	$(BIN)/pytest -n 2 $(ARGS)
 
 check: install  ## style, types and the import contract

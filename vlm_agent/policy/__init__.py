@@ -1,4 +1,4 @@
-"""The mind: a vision-language model that scores words. Knows no simulator."""
+"""The policy: a vision-language model that scores words. Knows no simulator."""
 
 import logging
 

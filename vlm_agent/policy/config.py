@@ -1,4 +1,4 @@
-"""The settings of the mind."""
+"""The settings of the model."""
 
 from __future__ import annotations
 
