@@ -105,7 +105,9 @@ class ImitationTrainer(Trainer):
             TrainingError: A gradient is not finite.
         """
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        known = (demonstrations or read_demonstrations(self.recipe))[rank::ranks]
+        if demonstrations is None:
+            demonstrations = read_demonstrations(self.recipe)
+        known = demonstrations[rank::ranks]
         self.run.begin()
         with deterministic(self.accelerator.device):
             self.callbacks("on_train_begin", self)

@@ -23,6 +23,11 @@ from vlm_agent.runs.guard import check_finite
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
 
+NO_STATE = (
+    "value_input: 'state', but the environments do not tell their state: make them with "
+    "recipe.make_pool(), or EnvPool(..., privileged_state=True)"
+)
+
 
 class ActorCritic(nn.Module):
     """A policy and the critic it is trained with, as the one module that accelerate wraps.
@@ -68,10 +73,7 @@ class ActorCritic(nn.Module):
         inputs = self.policy.encode(observations, image_features)
         if self.state_critic is not None:
             if observations.states is None:
-                raise UserError(
-                    "value_input: 'state', but the environments do not tell their state: make "
-                    "them with recipe.make_pool(), or EnvPool(..., privileged_state=True)"
-                )
+                raise UserError(NO_STATE)
             inputs["privileged_state"] = torch.from_numpy(observations.states).to(self.device)
         return inputs
 
@@ -101,10 +103,7 @@ def make_actor_critic(policy: VLMPolicy, pool: EnvPool, recipe: Recipe) -> Actor
         return ActorCritic(policy)
     size = pool.state_size
     if size is None:
-        raise UserError(
-            "value_input: 'state', but the environments do not tell their state: make them with "
-            "recipe.make_pool(), or EnvPool(..., privileged_state=True)"
-        )
+        raise UserError(NO_STATE)
     width, depth = recipe.model.value_head_width, recipe.model.value_head_depth
     return ActorCritic(policy, ValueHead(size, width, depth, policy.seed).to(policy.device))
 

@@ -60,10 +60,7 @@ def _as_text(section: type) -> type:
     fields = []
     for field in dataclasses.fields(section):
         hint = key_types()[field.name]
-        default = section.__dataclass_fields__[field.name].default  # type: ignore[attr-defined]
-        if default is dataclasses.MISSING:
-            default = getattr(section(), field.name)
-        about = f"default: {default}"
+        about = f"default: {getattr(section(), field.name)}"
         if typing.get_origin(hint) is typing.Literal:
             about = f"{', '.join(map(str, typing.get_args(hint)))}; {about}"
         how: dict[str, Any] = {"help": f"{field.metadata.get('help', '')} ({about})"}

@@ -17,7 +17,7 @@ class Samples:
     """The B = T x N samples of a rollout, step by step.
 
     Args:
-        actor: Encodes the observations: a policy, or one with a critic.
+        actor: Encodes the observations: an ``ActorCritic``.
         rollout: The buffer.
         autocast: The context in which the policy ran when the features were made.
     """
@@ -29,7 +29,7 @@ class Samples:
         autocast: Callable[[], AbstractContextManager],
     ) -> None:
         self.actor = actor
-        self.policy: VLMPolicy = getattr(actor, "policy", actor)
+        self.policy: VLMPolicy = actor.policy
         self.observations = rollout.observations.flatten()
         self.features = rollout.features
         self.actions = self.tensor(rollout.actions)

@@ -29,15 +29,13 @@ def start_accelerator(log_with: list[Any], project_dir: str) -> Accelerator:
         project_dir: The folder TensorBoard writes to.
 
     Raises:
-        UserError: As for :func:`check_accelerator`.
+        UserError: It would share the model among processes.
     """
     check_sharding(os.environ)  # first: accelerate would look for the package that does it
     # Two processes on a CPU need cpu=True: without it accelerate lets each of them run alone.
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=not torch.cuda.is_available(), log_with=log_with or None, project_dir=project_dir
     )
-    check_accelerator(accelerator)
-    return accelerator
 
 
 def check_accelerator(accelerator: Accelerator) -> None:
