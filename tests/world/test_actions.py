@@ -29,7 +29,7 @@ def test_index_out_of_range(index: object):
     with pytest.raises(UserError, match="out of range"):
         ActionVocabulary().word(index)
     with pytest.raises(UserError, match="out of range"):
-        ActionVocabulary().motion(index)
+        ActionVocabulary().meaning(index)
 
 
 @pytest.mark.parametrize(

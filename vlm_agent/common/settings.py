@@ -24,10 +24,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def setting(default: Any, help: str) -> Any:
-    """A dataclass field with a default (lists are copied) and the help text ``--help`` shows."""
+    """A dataclass field with a default (copied if it can change) and the text ``--help`` shows."""
     metadata = {"help": help}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

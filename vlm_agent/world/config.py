@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -29,9 +29,37 @@ ControllerRate = Annotated[int, Field(ge=20, le=PHYSICS_HZ), AfterValidator(_div
 
 @dataclass(config=STRICT, frozen=True)
 class EnvConfig:
-    """Which scene, what the camera sees, how far a word goes, and what is rewarded."""
+    """Which world, what is seen of it, what words do in it, and what is rewarded."""
 
-    task: str = setting("PickPlaceCan", "robosuite task with one arm, e.g. PickPlaceCan, Lift")
+    env: str | None = setting(
+        None, "a Gymnasium environment, as module:Id-v0; none: a robosuite task"
+    )
+    env_kwargs: dict[str, Any] = setting({}, "what the environment is made with")
+    words: str | dict[str, Any] | None = setting(
+        None,
+        "what each word does: eight, turning or scaled, or a mapping; none: the environment's own, "
+        "or eight",
+    )
+    picture: str | None = setting(
+        None,
+        "a Gymnasium environment's picture: a key of its observation, observation, or render; "
+        "none: the observation if it is one, else render",
+    )
+    instructions: dict[str, list[str]] | list[str] | None = setting(
+        None, "sentences for the task, one of which an episode's seed chooses; by goal if several"
+    )
+    held_out_instructions: dict[str, list[str]] | list[str] | None = setting(
+        None, "further ones, which training does not use"
+    )
+    paraphrases: Literal["trained", "held_out", "all"] = setting(
+        "trained", "which of these sentences are used"
+    )
+    task: str = setting(
+        "PickPlaceCan", "robosuite task with one arm, e.g. PickPlaceCan, Lift, or module:Class"
+    )
+    tasks: list[str] = setting(
+        [], "several robosuite tasks, one of which an episode's seed chooses"
+    )
     robot: str = setting("Panda", "robosuite arm: Panda, Sawyer, UR5e, Kinova3, IIWA, Jaco")
     frame_size: Annotated[int, Field(ge=28, le=640)] = setting(
         112, "side of the square eye-in-hand frame, in pixels"
@@ -65,6 +93,9 @@ class EnvConfig:
     )
     camera_tilt: Annotated[float, Field(ge=-45, le=45)] = setting(
         0.0, "degrees by which it is tilted upwards"
+    )
+    randomize: dict[str, Any] = setting(
+        {}, "ranges of what changes from episode to episode, e.g. light_brightness: [0.4, 1.4]"
     )
     object_colour: Literal["own", "red", "green", "blue"] = setting(
         "own", "the colour of the object that is handled"

@@ -191,7 +191,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
 
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
         """Move by one word; the reward, and whether the task is done."""
-        motion = self.vocabulary.motion(action)
+        motion = self.vocabulary.meaning(action)
         self.scene.move(motion, self.config.step_size, self.config.control_steps)
         self.words_said += 1
         self.last_action = int(action)
