@@ -23,8 +23,8 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe, make_recipe
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.observations import Observations
-from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 ROOT = Path(__file__).parent.parent
 

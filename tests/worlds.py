@@ -13,9 +13,9 @@ from vlm_agent.demonstrations.reading import Labelled
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
-from vlm_agent.world.facts import FACTS
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.batch import StepBatch
+from vlm_agent.world.registry import declare
 
 SIZE = 56
 
@@ -36,7 +36,9 @@ class ColourPool:
         self.num_workers = 1
         self.requests = 0
         self.size = size
-        self.facts = tuple(FACTS)
+        self.world = declare(self.config)
+        self.facts = self.world.fact_names
+        self.replays = True
         self.state_size = None
         self.horizon = horizon
         self._episodes: dict[int, tuple[int, list[int]]] = {}

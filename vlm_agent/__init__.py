@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from vlm_agent.ppo.trainer import PPOTrainer
     from vlm_agent.recipe.recipe import Recipe
     from vlm_agent.runs.callbacks import Callback
+    from vlm_agent.world.env import ExpertEnv
     from vlm_agent.world.pool.pool import EnvPool
     from vlm_agent.world.registry import make_env
-    from vlm_agent.world.robosuite.expert import ExpertEnv
 
 __version__ = "0.2.0"
 
@@ -46,7 +46,7 @@ _PLACES = {
     "Callback": "runs.callbacks",
     "EnvPool": "world.pool.pool",
     "Evaluation": "evaluation.evaluate",
-    "ExpertEnv": "world.robosuite.expert",
+    "ExpertEnv": "world.env",
     "ImitationTrainer": "imitation.trainer",
     "PPOTrainer": "ppo.trainer",
     "Recipe": "recipe.recipe",
@@ -91,6 +91,6 @@ for _name, _kwargs in {
 }.items():
     gymnasium.register(
         id=f"vlm_agent/{_name}-v0",
-        entry_point="vlm_agent.world.robosuite.env:LanguageActionEnv",
+        entry_point="vlm_agent.world.env:LanguageActionEnv",
         kwargs=_kwargs,
     )

@@ -18,7 +18,7 @@ from vlm_agent.demonstrations.reading import read_demonstrations, read_episodes
 from vlm_agent.recipe.command_line import load_recipe
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.env import LanguageActionEnv
 
 SETTINGS = [
     "--config", str(ROOT / "recipes" / "starter.yaml"),

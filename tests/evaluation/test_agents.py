@@ -18,7 +18,6 @@ from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.facts import FACTS
 from vlm_agent.world.observations import Observations
 
 
@@ -115,18 +114,18 @@ def test_no_privileged_state_reaches_the_policy(name):
     seen, _ = env.reset(seed=1)
 
     def scores(observation) -> np.ndarray:
-        batch = Observations.stack([Observations.from_env(observation)])
+        batch = Observations.stack([Observations.from_env(observation, policy.facts)])
         with torch.no_grad():
             return policy(**policy.encode(batch)).logits.numpy()
 
     usual = scores(seen)
-    for fact in FACTS:
+    for fact in policy.facts:
         told = "{{ " + fact + " }}" in source
         moved = not np.array_equal(scores(seen | {fact: np.int64(1 - seen[fact] % 2)}), usual)
         assert moved == told, fact
     # Where the cube is, how it moves and what the expert would do is in the simulator alone: with
     # the cube in one and another place that the camera cannot see, nothing changes.
-    scene, hidden = env.scene, []
+    scene, hidden = env.world.scene, []
     joint = scene.env.cube.joints[0]
     for place in ((-2.0, 0.0, 0.5), (-2.5, 1.0, 0.1)):
         scene.env.sim.data.set_joint_qpos(joint, [*place, 1, 0, 0, 0])

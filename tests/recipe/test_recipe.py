@@ -44,7 +44,7 @@ BAD_RECIPES = [
     ("normalize_advantage: 'yes'", "normalize_advantage: 'yes'.*boolean"),
     ("detach_value: 1", "detach_value: 1.*boolean"),
     ("lr_schedule: cosine", "lr_schedule: 'cosine'.*'constant' or 'linear'"),
-    ("reward: dense", "reward: 'dense'.*'progress'"),
+    ("reward: dense", "reward: 'dense': it should be progress, staged"),
     ("camera: slow", "camera: 'slow'"),
     ("report_to: mlflow", "report_to: .*wandb"),
     ("report_to: [none, wandb]", "report_to: 'none' cannot stand"),

@@ -7,9 +7,9 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.env import LanguageActionEnv
 
 FAULT_SEED = 1
 FAULT_STEP = 2
@@ -30,7 +30,6 @@ class Faulty:
     marker: Path
     is_lasting: bool = False
     drifts: bool = False
-    privileged_names: ClassVar[tuple[str, ...]] = LanguageActionEnv.privileged_names
 
     def __call__(self, *arguments: Any, **options: Any) -> FaultyEnv:
         return FaultyEnv(self, *arguments, **options)
@@ -46,7 +45,7 @@ class FaultyEnv(LanguageActionEnv):
     def reset(self, **keywords: Any) -> tuple[Any, ...]:
         answer = super().reset(**keywords)
         if self.how.drifts and self.how.marker.exists():
-            self.scene.physics_state()[0][0] += 1e-9
+            self.world.scene.physics_state()[0][0] += 1e-9
         return answer
 
     def step(self, action: int) -> tuple[Any, ...]:

@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.pool.pool import EnvPool
-from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 
 class SlowEnv(LanguageActionEnv):

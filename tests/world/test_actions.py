@@ -43,7 +43,7 @@ def test_index_out_of_range(index: object):
 )
 def test_bad_vocabularies_are_refused(words: tuple[str, ...], problem: str):
     with pytest.raises(UserError, match=problem):
-        ActionVocabulary(words)
+        ActionVocabulary().renamed(words)
 
 
 def test_nearest_ignores_case_and_lists_all_names_if_nothing_is_near():

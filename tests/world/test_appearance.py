@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.env import LanguageActionEnv
 
 
 def frame(**settings) -> np.ndarray:
     env = LanguageActionEnv(EnvConfig(frame_size=56, **settings))
     observation, _ = env.reset(seed=5, options={"actions": [3, 3, 3, 3, 0]})
-    position = env.scene.object_position(), env.scene.gripper_position
+    position = env.world.scene.object_position(), env.world.scene.gripper_position
     env.close()
     return observation["image"].astype(int), position
 

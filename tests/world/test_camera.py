@@ -10,8 +10,8 @@ import pytest
 from vlm_agent.bench.stock import StockCamera
 from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.render.camera import EyeInHandCamera
-from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 SIZE = 112
 DIRECTIONS = DEFAULT_WORDS[:6]
@@ -38,7 +38,7 @@ def say(env: LanguageActionEnv, word: str, times: int = 1) -> np.ndarray:
 
 def random_poses(env: LanguageActionEnv, count: int) -> Iterator[None]:
     """Every joint of arm and gripper near where it was, or anywhere in its range."""
-    model, data = env.scene.env.sim.model._model, env.scene.env.sim.data._data
+    model, data = env.world.scene.env.sim.model._model, env.world.scene.env.sim.data._data
     rng = np.random.default_rng(0)
     joints = [j for j in range(model.njnt) if model.joint(j).name.startswith(("robot", "gripper"))]
     start = data.qpos.copy()
@@ -48,14 +48,14 @@ def random_poses(env: LanguageActionEnv, count: int) -> Iterator[None]:
             place = model.jnt_qposadr[joint]
             near = np.clip(start[place] + 0.3 * rng.normal(), low, high)
             data.qpos[place] = near if number % 2 else rng.uniform(low, high)
-        env.scene.env.sim.forward()
+        env.world.scene.env.sim.forward()
         yield
 
 
 def test_exact_frames_are_stock_robosuites_to_the_last_bit(env):
     env.reset(seed=1)
-    stock = StockCamera(env.scene, SIZE)
-    fast = EyeInHandCamera(env.scene, SIZE, "fast")
+    stock = StockCamera(env.world.scene, SIZE)
+    fast = EyeInHandCamera(env.world.scene, SIZE, "fast")
     for word in ("right", "right", "backward", "backward", "down", "close gripper", "forward"):
         frame = say(env, word)
         expected = stock.frame()
@@ -72,9 +72,9 @@ def test_words_move_the_gripper_in_the_robots_frame(env):
     for word, axis in zip(DIRECTIONS, axes, strict=True):
         env.reset(seed=0)
         say(env, "open gripper", 2)  # gravity and the first motion settle
-        start = env.scene.gripper_position
+        start = env.world.scene.gripper_position
         say(env, word, 3)
-        moved = env.scene.base_rotation.T @ (env.scene.gripper_position - start)
+        moved = env.world.scene.base_rotation.T @ (env.world.scene.gripper_position - start)
         assert moved @ axis > 0.05
         assert np.linalg.norm(moved - (moved @ axis) * axis) < 0.02
 
@@ -84,8 +84,8 @@ def test_words_move_the_gripper_in_the_pictures_frame(env):
 
     What lies in front of the camera grows on the way down.
     """
-    model, data = env.scene.env.sim.model._model, env.scene.env.sim.data._data
-    camera = [model.cam(i).name for i in range(model.ncam)].index(env.scene.camera_name)
+    model, data = env.world.scene.env.sim.model._model, env.world.scene.env.sim.data._data
+    camera = [model.cam(i).name for i in range(model.ncam)].index(env.world.scene.camera_name)
 
     def place_in_picture(points: np.ndarray) -> np.ndarray:
         """Of points in the world: right, up; in units of half the picture."""
@@ -119,8 +119,8 @@ def test_the_gripper_is_at_the_lower_edge(can_env):
 
 
 def test_exact_frames_show_the_mirror_and_fast_ones_do_not(can_env):
-    exact = EyeInHandCamera(can_env.scene, SIZE, "exact")
-    fast = EyeInHandCamera(can_env.scene, SIZE, "fast")
+    exact = EyeInHandCamera(can_env.world.scene, SIZE, "exact")
+    fast = EyeInHandCamera(can_env.world.scene, SIZE, "fast")
     can_env.reset(seed=1)
     for word in ["right"] * 3 + ["backward"] * 3:  # at the end the floor's mirror is in view
         say(can_env, word)
@@ -130,9 +130,9 @@ def test_exact_frames_show_the_mirror_and_fast_ones_do_not(can_env):
 
 
 def test_drawing_leaves_the_model_as_it_was(can_env):
-    model = can_env.scene.env.sim.model._model
+    model = can_env.world.scene.env.sim.model._model
     groups, buffer = model.geom_group.copy(), model.vis.global_.offwidth
-    camera = EyeInHandCamera(can_env.scene, SIZE)
+    camera = EyeInHandCamera(can_env.world.scene, SIZE)
     camera.frame()
     assert np.array_equal(model.geom_group, groups)
     assert model.vis.global_.offwidth == buffer

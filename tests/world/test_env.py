@@ -8,10 +8,10 @@ from scipy.spatial.transform import Rotation
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.episode import Episode, load_episode, replay, save_episode
 from vlm_agent.world.registry import make_env
 from vlm_agent.world.robosuite.control import ArmControl
-from vlm_agent.world.robosuite.env import NO_WORD, LanguageActionEnv
 from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.scene import PRIVILEGED_STATE, RobotScene
 
@@ -20,7 +20,7 @@ WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
 
 def play_expert(env: LanguageActionEnv, seed: int) -> tuple[list[int], list[float], list[dict]]:
     _, info = env.reset(seed=seed)
-    expert, actions, rewards, infos, ended = ScriptedExpert(env), [], [], [info], False
+    expert, actions, rewards, infos, ended = ScriptedExpert(env.world), [], [], [info], False
     while not ended:
         actions.append(expert.act())
         _, reward, terminated, truncated, info = env.step(actions[-1])
@@ -60,10 +60,10 @@ def test_each_direction_moves_the_gripper_by_steps(can_env, word: str, axis: int
     can_env.reset(seed=0)
     for _ in range(2):  # gravity and the first motion settle
         can_env.step(WORD["close gripper"])
-    start = can_env.scene.gripper_position
+    start = can_env.world.scene.gripper_position
     for _ in range(3):
         can_env.step(WORD[word])
-    moved = can_env.scene.gripper_position - start
+    moved = can_env.world.scene.gripper_position - start
     assert sign * moved[axis] == pytest.approx(3 * can_env.config.step_size, abs=0.02)
     assert np.abs(np.delete(moved, axis)).max() < 0.015
 
@@ -73,14 +73,14 @@ def test_the_gripper_words_close_and_open_the_fingers(can_env):
     for word, fact, opening in [("close gripper", 1, 0.005), ("open gripper", 0, 0.038)]:
         for _ in range(4):
             observation, *_ = can_env.step(WORD[word])
-        finger = can_env.scene.env.sim.data.qpos[7]
+        finger = can_env.world.scene.env.sim.data.qpos[7]
         assert abs(finger - opening) < 0.006
         assert observation["gripper"] == fact
 
 
 def test_facts_count_words(can_env):
     observation, info = can_env.reset(seed=0)
-    assert (observation["last_action"], observation["step"]) == (NO_WORD, 0)
+    assert (observation["last_action"], observation["step"]) == (len(DEFAULT_WORDS), 0)
     assert info["seed"] == 0
     observation, *_ = can_env.step(WORD["left"])
     assert (observation["last_action"], observation["step"]) == (WORD["left"], 1)
@@ -166,7 +166,7 @@ def tell(env: LanguageActionEnv) -> dict[str, float]:
     """What a critic may know now, by its names."""
     state = env.privileged_state()
     assert state.dtype == np.float32
-    return dict(zip(env.privileged_names, state, strict=True))
+    return dict(zip(env.world.spec.privileged_names, state, strict=True))
 
 
 def test_a_critic_is_told_where_things_are(can_env):
@@ -177,9 +177,11 @@ def test_a_critic_is_told_where_things_are(can_env):
         can_env.step(action)
         told.append(tell(can_env))
     # The places after the last word, in metres, from the simulator itself.
-    world, sim = can_env.scene.env, can_env.scene.env.sim
+    world, sim = can_env.world.scene.env, can_env.world.scene.env.sim
     can = sim.data.body_xpos[world.obj_body_id["Can"]]
-    hand = sim.data.get_site_xpos(can_env.scene.robot.gripper["right"].important_sites["grip_site"])
+    hand = sim.data.get_site_xpos(
+        can_env.world.scene.robot.gripper["right"].important_sites["grip_site"]
+    )
     bin_ = world.target_bin_placements[world.object_id]
     last = told[-1]
     for n, axis in enumerate("xyz"):
@@ -307,10 +309,10 @@ def test_pushing_against_the_table_does_not_wind_the_target_up(can_env):
     can_env.reset(seed=0)
     for _ in range(20):
         can_env.step(WORD["down"])
-    bottom = can_env.scene.gripper_position[2]
+    bottom = can_env.world.scene.gripper_position[2]
     for _ in range(4):
         can_env.step(WORD["up"])
-    assert can_env.scene.gripper_position[2] - bottom > 0.02
+    assert can_env.world.scene.gripper_position[2] - bottom > 0.02
 
 
 @pytest.mark.parametrize(("controller_hz", "calls"), [(100, 20), (500, 100)])
@@ -318,7 +320,9 @@ def test_the_controller_runs_at_its_own_rate(controller_hz: int, calls: int):
     config = EnvConfig(task="Lift", frame_size=56, controller_hz=controller_hz)
     env = LanguageActionEnv(config)
     env.reset(seed=0)
-    counted = env.scene.physics.control = CountedControl(env.scene.robot, env.scene.arm)
+    counted = env.world.scene.physics.control = CountedControl(
+        env.world.scene.robot, env.world.scene.arm
+    )
     env.step(WORD["left"])  # 4 control steps of 25 physics steps
     assert (counted.runs, counted.goals) == (calls, 4)
     env.close()

@@ -7,8 +7,8 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.demonstrate import LONGEST_BURST, demonstrate
 from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import ExpertEnv, ScriptedExpert
+from vlm_agent.world.env import ExpertEnv, LanguageActionEnv
+from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.scene import RobotScene
 
 WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
@@ -52,7 +52,7 @@ def test_it_solves_the_tasks_that_words_can_solve(task, seeds):
     solved = []
     for seed in seeds:
         env.reset(seed=seed)
-        solved.append(finishes(env, ScriptedExpert(env)))
+        solved.append(finishes(env, ScriptedExpert(env.world)))
     env.close()
     assert solved == [True] * 3
 
@@ -60,7 +60,7 @@ def test_it_solves_the_tasks_that_words_can_solve(task, seeds):
 def test_it_says_so_where_it_knows_no_way():
     env = BlindEnv(EnvConfig(task="Door", frame_size=28))
     with pytest.raises(UserError, match="no way to solve 'Door'"):
-        ScriptedExpert(env)
+        ScriptedExpert(env.world)
     env.close()
 
 
@@ -71,33 +71,33 @@ def test_it_says_so_where_it_knows_no_way():
 )
 def test_it_recovers_from_what_others_said(env, words):
     env.reset(seed=4, options={"actions": [WORD[word] for word in words]})
-    assert finishes(env, ScriptedExpert(env))
+    assert finishes(env, ScriptedExpert(env.world))
 
 
 def test_it_fetches_what_was_dropped(env):
     env.reset(seed=5)
-    expert = ScriptedExpert(env)
-    carried = env.scene.resting_height + 0.08
-    while env.scene.object_position()[2] < carried:
+    expert = ScriptedExpert(env.world)
+    carried = env.world.scene.resting_height + 0.08
+    while env.world.scene.object_position()[2] < carried:
         env.step(expert.act())
     for _ in range(3):
         env.step(WORD["open gripper"])
-    assert env.scene.object_position()[2] < carried
+    assert env.world.scene.object_position()[2] < carried
     assert finishes(env, expert)
 
 
 def test_it_leaves_what_lies_where_it_belongs(env):
     env.reset(seed=7)
-    expert = ScriptedExpert(env)
+    expert = ScriptedExpert(env.world)
     assert finishes(env, expert)
-    env.scene.move(MOTIONS[WORD["up"]], env.config.step_size, env.config.control_steps)
+    env.world.scene.move(MOTIONS[WORD["up"]], env.config.step_size, env.config.control_steps)
     assert expert.act() == WORD["up"]
 
 
 def test_it_reckons_with_where_the_next_word_moves_on_from(env):
     """The hand lags behind the target; where something holds it back, the target is given up."""
     env.reset(seed=4)
-    scene, expert = env.scene, ScriptedExpert(env)
+    scene, expert = env.world.scene, ScriptedExpert(env.world)
     while (word := expert.act()) != WORD["down"]:  # until the hand is above the can
         env.step(word)
     hand = scene.gripper_position
@@ -119,19 +119,19 @@ class TurnedScene(RobotScene):
 
 def test_it_speaks_in_the_frame_of_the_robots_base():
     env = BlindEnv(EnvConfig(task="Lift", frame_size=28))
-    env.scene.__class__ = TurnedScene
+    env.world.scene.__class__ = TurnedScene
     env.reset(seed=1)
-    assert finishes(env, ScriptedExpert(env))
+    assert finishes(env, ScriptedExpert(env.world))
     env.close()
 
 
 def test_its_word_follows_from_the_state_alone(env):
     """DAgger asks about states that somebody else led to."""
     env.reset(seed=6)
-    knows_all, terminated = ScriptedExpert(env), False
+    knows_all, terminated = ScriptedExpert(env.world), False
     while not terminated:
         word = knows_all.act()
-        assert ScriptedExpert(env).act() == word
+        assert ScriptedExpert(env.world).act() == word
         *_, terminated, truncated, _ = env.step(word)
         assert not truncated
 
@@ -139,7 +139,7 @@ def test_its_word_follows_from_the_state_alone(env):
 def test_a_word_is_never_in_two_minds(env):
     """Left and right come before forward and backward, so that like pictures have like words."""
     env.reset(seed=7)
-    expert = ScriptedExpert(env)
+    expert = ScriptedExpert(env.world)
     said = []
     while not said or said[-1] != WORD["down"]:
         said.append(expert.act())
@@ -152,7 +152,7 @@ def test_expert_env_tells_the_word_for_the_state_before():
     env = ExpertEnv(EnvConfig(task="Lift", frame_size=28))
     env.reset(seed=3)
     for word in (0, 5, 5, 2):
-        expected = ScriptedExpert(env).act()
+        expected = ScriptedExpert(env.world).act()
         observation, *_, info = env.step(word)
         assert info["expert_action"] == expected
         assert "expert_action" not in observation
@@ -181,5 +181,5 @@ def test_noise_comes_in_bursts_and_the_expert_labels_all_of_it(can_env):
     # Each label is what the expert says there, whatever was said.
     for step in np.flatnonzero(differs)[:3]:
         can_env.reset(seed=9, options={"actions": said[:step]})
-        assert ScriptedExpert(can_env).act() == played.expert_actions[step]
+        assert ScriptedExpert(can_env.world).act() == played.expert_actions[step]
     assert LONGEST_BURST == 4

@@ -9,10 +9,10 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.episode import Episode
-from vlm_agent.world.facts import FACTS, Fact, facts_named, register_fact
+from vlm_agent.world.facts import REGISTERED, Fact, all_facts, facts_named, register_fact
 from vlm_agent.world.pool.pool import EnvPool
-from vlm_agent.world.robosuite.env import LanguageActionEnv
 
 SOURCE = "{{ image }} The hand is {{ hand }}."
 UP, DOWN = DEFAULT_WORDS.index("up"), DEFAULT_WORDS.index("down")
@@ -20,7 +20,7 @@ UP, DOWN = DEFAULT_WORDS.index("up"), DEFAULT_WORDS.index("down")
 
 def read_hand(env: Any) -> int:
     """Whether the hand is more than 15 cm above where the cube rests."""
-    height = env.scene.gripper_position[2] - env.scene.resting_height
+    height = env.world.scene.gripper_position[2] - env.world.scene.resting_height
     return int(height > 0.15)
 
 
@@ -31,7 +31,7 @@ HAND = Fact("hand", "'low' or 'high'", read_hand, values=("low", "high"))
 def hand() -> Iterator[None]:
     register_fact(HAND)
     yield
-    del FACTS["hand"]
+    del REGISTERED["hand"]
 
 
 def test_a_fact_is_added_from_outside_and_told_by_worker_processes(hand):
@@ -46,7 +46,7 @@ def test_a_fact_is_added_from_outside_and_told_by_worker_processes(hand):
 
 
 def test_an_environment_tells_what_it_is_asked_for(hand):
-    told = facts_named(["hand", "step"])
+    told = facts_named(["hand", "step"], all_facts())
     env = LanguageActionEnv(task="Lift", frame_size=28, facts=told)
     observation, _ = env.reset(seed=0)
     env.close()

@@ -43,7 +43,7 @@ def test_mujoco_may_be_imported_first():
     """It then has chosen another backend for itself, which needs a display."""
     code = (
         "import os; os.environ.pop('MUJOCO_GL', None); import mujoco\n"
-        "from vlm_agent.world.robosuite.env import LanguageActionEnv\n"
+        "from vlm_agent.world.env import LanguageActionEnv\n"
         "env = LanguageActionEnv(task='Lift', frame_size=56)\n"
         "print(env.reset(seed=0)[0]['image'].std())\nenv.close()"
     )

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.demonstrations.demonstrate import play_expert
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.facts import FACTS
+from vlm_agent.world.env import LanguageActionEnv
+from vlm_agent.world.facts import all_facts
 from vlm_agent.world.pool.snapshots import Snapshots
 from vlm_agent.world.pool.worker import Frames, WorkerSettings, make_envs
-from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import OPEN, ScriptedExpert, play_expert
+from vlm_agent.world.robosuite.expert import OPEN, ScriptedExpert
 from vlm_agent.world.robosuite.scene import RobotScene
 
 # Grips and lets go, so that the gripper is somewhere on its way.
@@ -75,7 +76,7 @@ def test_an_environment_goes_on_from_what_another_of_its_worker_remembers():
         frames=Frames.allocate(2, 28),
         gpu=None,
         make_env=LanguageActionEnv,
-        facts=tuple(FACTS.values()),
+        facts=all_facts(),
         tells_state=False,
     )
     first, second = make_envs(settings).values()
@@ -96,7 +97,7 @@ def test_a_snapshot_of_what_was_restored_is_the_same():
     play(env, 3, WORDS, begun=6)
     env.reset(seed=3, options={"actions": WORDS[:4]})
     _, kept = env.moments.latest(3, WORDS[:4])
-    np.testing.assert_equal(asdict(env.scene.snapshot()), asdict(kept.scene))
+    np.testing.assert_equal(asdict(env.world.scene.snapshot()), asdict(kept.world.scene))
     env.close()
 
 
@@ -120,14 +121,14 @@ class CountingScene(RobotScene):
 
 def test_what_was_said_before_a_kept_moment_is_not_said_again():
     env = LanguageActionEnv(task="Lift", frame_size=28)
-    env.scene.__class__ = CountingScene
+    env.world.scene.__class__ = CountingScene
     for actions, words in (([1, 2, 3], 3), ([1, 2, 3], 0), ([1, 2], 0), ([1, 2, 4, 5], 2)):
-        env.scene.words_moved = 0
+        env.world.scene.words_moved = 0
         observation, _ = env.reset(seed=3, options={"actions": np.array(actions)})
-        assert env.scene.words_moved == words
+        assert env.world.scene.words_moved == words
         assert (observation["step"], observation["last_action"]) == (len(actions), actions[-1])
     env.reset(seed=4, options={"actions": [1, 2]})
-    assert env.scene.words_moved == 2 + 2, "another seed is another episode"
+    assert env.world.scene.words_moved == 2 + 2, "another seed is another episode"
     with pytest.raises(UserError, match=r"action 1\.5 is out of range"):
         env.reset(seed=4, options={"actions": [1, 1.5]})
     env.close()
@@ -136,7 +137,7 @@ def test_what_was_said_before_a_kept_moment_is_not_said_again():
 def test_the_stage_once_reached_is_kept():
     """What was grasped and let go again had been grasped, also for who takes it up there."""
     env = LanguageActionEnv(task="Lift", frame_size=28)
-    expert, actions, info = ScriptedExpert(env), [], env.reset(seed=3)[1]
+    expert, actions, info = ScriptedExpert(env.world), [], env.reset(seed=3)[1]
     while info["stage"] != "grasped":
         actions.append(expert.act())
         *_, info = env.step(actions[-1])
@@ -145,7 +146,7 @@ def test_the_stage_once_reached_is_kept():
         assert len(env.moments) == kept
         _, info = env.reset(seed=3, options={"actions": actions})
         assert info["stage"] == "grasped"
-        assert not env.scene.is_grasped()
+        assert not env.world.scene.is_grasped()
     env.close()
 
 

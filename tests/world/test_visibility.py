@@ -203,7 +203,7 @@ def test_pictures_of_random_scenes_stay_the_same_to_the_last_bit(seeds: range):
 
 def test_most_of_the_robot_is_left_out(can_env):
     can_env.reset(seed=0)
-    model, data = can_env.scene.env.sim.model._model, can_env.scene.env.sim.data._data
+    model, data = can_env.world.scene.env.sim.model._model, can_env.world.scene.env.sim.data._data
     visual = model.geom_group == 1
     view = can_env._camera._visibility.look(data, with_mirror=False)
     assert view.seen.sum() < 0.35 * visual.sum()
@@ -213,7 +213,7 @@ def test_most_of_the_robot_is_left_out(can_env):
 
 
 def test_large_meshes_lie_in_their_bounding_boxes(can_env):
-    model = can_env.scene.env.sim.model._model
+    model = can_env.world.scene.env.sim.model._model
     pedestal = [i for i in range(model.ngeom) if model.geom(i).name == "fixed_mount0_pedestal_vis"]
     boxes, triangles = bounding_boxes(model, pedestal[0]), mesh_triangles(model, pedestal[0])
     assert len(boxes) == MAX_PARTS

@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm_agent.bench.stock import StockCamera
-from vlm_agent.bench.walk import walk
+from vlm_agent.bench.walk import scene_of, walk
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.render.camera import EyeInHandCamera
 from vlm_agent.world.render.gl import renderer_name
-from vlm_agent.world.robosuite.env import LanguageActionEnv
 from vlm_agent.world.robosuite.scene import Stage
 
 
@@ -22,9 +22,9 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
     """Draw the state after each of so many words three times, in changing order."""
     env = LanguageActionEnv(EnvConfig(task=task, robot=robot, frame_size=28))
     cameras: dict[str, StockCamera | EyeInHandCamera] = {
-        "stock": StockCamera(env.scene, frame_size),
-        "exact": EyeInHandCamera(env.scene, frame_size, "exact"),
-        "fast": EyeInHandCamera(env.scene, frame_size, "fast"),
+        "stock": StockCamera(scene_of(env), frame_size),
+        "exact": EyeInHandCamera(scene_of(env), frame_size, "exact"),
+        "fast": EyeInHandCamera(scene_of(env), frame_size, "fast"),
     }
     names = list(cameras)
     seconds = dict.fromkeys(names, 0.0)

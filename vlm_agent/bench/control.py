@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import PHYSICS_HZ, EnvConfig
-from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.tasks import get_task
 

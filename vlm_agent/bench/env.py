@@ -9,11 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm_agent.bench.stock import make_stock_env
+from vlm_agent.bench.walk import scene_of
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import CONTROL_HZ, PHYSICS_HZ, EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.render.camera import EyeInHandCamera
-from vlm_agent.world.robosuite.env import LanguageActionEnv
 from vlm_agent.world.robosuite.names import import_mujoco
 
 
@@ -28,8 +29,8 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
     stock = make_stock_env(task, robot, frame_size)
     mujoco = import_mujoco()
     floor_env = LanguageActionEnv(config)
-    floor_sim = floor_env.scene.env.sim
-    camera = EyeInHandCamera(floor_env.scene, frame_size, config.camera)
+    floor_sim = scene_of(floor_env).env.sim
+    camera = EyeInHandCamera(scene_of(floor_env), frame_size, config.camera)
     substeps = config.control_steps * PHYSICS_HZ // CONTROL_HZ
 
     def stock_word(action: int) -> None:
@@ -41,7 +42,7 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
             stock.step(push)
 
     def take_over_state() -> None:
-        here, there = env.scene.env.sim.data._data, floor_sim.data._data
+        here, there = scene_of(env).env.sim.data._data, floor_sim.data._data
         for name in ("qpos", "qvel", "ctrl", "qacc_warmstart"):
             getattr(there, name)[:] = getattr(here, name)
 

@@ -65,11 +65,11 @@ def add_show(commands: Any) -> None:
 
 
 def _show(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.demonstrations.demonstrate import play_expert
     from vlm_agent.report.directions import picture_directions
     from vlm_agent.report.video import episode_strip, film_episode
     from vlm_agent.world.config import EnvConfig
     from vlm_agent.world.episode import load_episode, save_episode
-    from vlm_agent.world.robosuite.expert import play_expert
 
     path, output = arguments.episode, arguments.output
     endings = (".png",) if arguments.directions else (".mp4", ".png")
@@ -82,7 +82,7 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
         return 0
     if path is None:
         path = output.with_suffix(".json")
-        save_episode(path, *play_expert(arguments.expert))
+        save_episode(path, *play_expert(arguments.expert, EnvConfig()))
     if output.suffix == ".mp4":
         film_episode(path, output)
     else:

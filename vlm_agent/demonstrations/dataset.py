@@ -78,7 +78,7 @@ def collect_demonstrations(recipe: Recipe) -> Path:
             for number in shard:
                 episodes.append((number, next(played)))
                 bar.update()
-            _write_shard(folder, shard, episodes, columns, recipe.prompt.action_words)
+            _write_shard(folder, shard, episodes, columns, recipe.template.words)
     _write_card(folder, recipe)
     return folder.path
 

@@ -16,11 +16,11 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.lifetime import end_with_parent
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.facts import Fact, facts_named
 from vlm_agent.world.observations import Observations
-from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import ScriptedExpert
+from vlm_agent.world.registry import declare
 
 LONGEST_BURST = 4
 """How many random words in a row a disturbance may have."""
@@ -54,7 +54,7 @@ def demonstrate(env: LanguageActionEnv, seed: int, noise: float = 0.0) -> Demons
         noise: Probability that a word of the expert begins a burst.
     """
     observation, _ = env.reset(seed=seed)
-    expert, rng = ScriptedExpert(env), derive_rng(seed, "noise")
+    expert, rng = env.world.expert(), derive_rng(seed, "noise")
     facts = [fact.name for fact in env.facts]
     seen, labels = [], []
     episode, burst, ended = Episode(seed), 0, False
@@ -95,9 +95,10 @@ def play_in_parallel(
     """
     if not seeds:
         return
-    ScriptedExpert.check(config)
+    world = declare(config)
+    world.check_expert()
     count = min(len(seeds), workers or len(os.sched_getaffinity(0)))
-    told = None if facts is None else facts_named(facts)
+    told = world.facts if facts is None else facts_named(facts, world.facts)
     begin = (config, noise, told)
     with ProcessPoolExecutor(count, mp.get_context("spawn"), _start, begin) as processes:
         try:
@@ -126,3 +127,11 @@ def _start(config: EnvConfig, noise: float, facts: Sequence[Fact] | None) -> Non
 
 def _play(seed: int) -> Demonstration:
     return demonstrate(_env, seed, _noise)
+
+
+def play_expert(seed: int, config: EnvConfig) -> tuple[Episode, EnvConfig, tuple[str, ...]]:
+    """Let the expert play one episode: the episode, its world and the words it chose from."""
+    env = LanguageActionEnv(config)
+    played = demonstrate(env, seed)
+    env.close()
+    return played.episode, config, env.vocabulary.words

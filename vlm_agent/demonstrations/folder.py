@@ -36,7 +36,7 @@ class DemonstrationsFolder:
         self.settings = {
             "seed": recipe.run.seed,
             "demo_noise": recipe.imitation.demo_noise,
-            "action_words": recipe.prompt.action_words,
+            "action_words": list(recipe.template.words),
             **asdict(recipe.env),
         }
 

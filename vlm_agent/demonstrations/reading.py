@@ -16,7 +16,7 @@ from vlm_agent.demonstrations.folder import DemonstrationsFolder
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
-from vlm_agent.world.robosuite.expert import ScriptedExpert
+from vlm_agent.world.registry import declare
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def check_demonstrations(recipe: Recipe) -> None:
     Raises:
         UserError: There are none, too few, or those of another recipe; or the task has no expert.
     """
-    ScriptedExpert.check(recipe.env)
+    declare(recipe.env).check_expert()
     _wanted_tables(recipe)
 
 

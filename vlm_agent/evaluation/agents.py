@@ -16,19 +16,22 @@ from vlm_agent.evaluation.evaluate import Evaluation, Speaker, play, speaker
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import TINY
 from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.runs.checkpoints import load_policy
-from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.facts import FACTS
+from vlm_agent.world.contract import WorldSpec
+from vlm_agent.world.facts import INSTRUCTION
+from vlm_agent.world.instructions import Instructions
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
+from vlm_agent.world.registry import declare
 
 EXPERT = "expert"
 RANDOM = "random"
 ALIASES = {"oracle": EXPERT}
 """Names that agents had before."""
 
-Ablation = Literal["none", "image", "prompt"]
+Ablation = Literal["none", "image", "instruction", "prompt"]
 
 GREY = 128
 """What every pixel is for a policy that is not to see."""
@@ -42,8 +45,8 @@ class Agent:
         name: As it was asked for.
         env: The scene it was trained in.
         gamma: Discount of its rewards.
-        words: What the actions are called.
-        facts: Names of the facts it reads.
+        words: What the actions are called; ``None``: as the world calls them.
+        facts: Names of the facts it reads; ``None`` for all.
         speak: Chooses words; ``None`` for the expert, who has to be where the simulator is.
         ablate: What it is not told, see :func:`load_agent`.
     """
@@ -51,64 +54,119 @@ class Agent:
     name: str
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     gamma: float = 0.99
-    words: tuple[str, ...] = DEFAULT_WORDS
-    facts: tuple[str, ...] = dataclasses.field(default_factory=lambda: tuple(FACTS))
+    words: tuple[str, ...] | None = None
+    facts: tuple[str, ...] | None = None
     speak: Speaker | None = None
     ablate: Ablation = "none"
 
 
-def load_agent(name: str, ablate: Ablation = "none") -> Agent:
+def load_agent(
+    name: str,
+    ablate: Ablation = "none",
+    change: Callable[[EnvConfig], EnvConfig] = lambda env: env,
+    trust_modules: bool = False,
+) -> Agent:
     """The agent of that name.
 
     Args:
         name: ``expert``, ``random``, ``starter``, ``tiny`` (the starter's model as it was before it
             learnt), a policy's folder, or its name on the hub.
-        ablate: What a policy is not to be told: the ``image`` (it is grey), the ``prompt``'s facts
-            (they stay those of an episode's beginning), or ``none``.
+        ablate: What a policy is not to be told: the ``image`` (it is grey), the ``instruction``
+            (it is another goal's), the ``prompt``'s facts (they stay those of an episode's
+            beginning), or ``none``.
+        change: From the world it was trained in to the one it is to play in.
+        trust_modules: Whether to import the modules that the policy names.
 
     Raises:
-        UserError: There is no such policy.
+        UserError: There is no such policy, or it cannot play in that world.
     """
     name = ALIASES.get(name, name)
     if ablate != "none" and name in (EXPERT, RANDOM):
         raise UserError(f"--ablate {ablate}: {name!r} reads neither picture nor prompt")
-    if name == EXPERT:
-        return Agent(name)
-    if name == RANDOM:
-        return Agent(name, speak=_random_words)
-    policy, env, gamma = load_policy("starter" if name == TINY else name)
+    if name in (EXPERT, RANDOM):
+        env = change(EnvConfig())
+        count = len(declare(env).vocabulary)
+        return Agent(name, env, speak=None if name == EXPERT else _random_words(count))
+    policy, trained_in, gamma = load_policy("starter" if name == TINY else name, trust_modules)
+    env = change(trained_in)
+    world, template = declare(env), template_for(policy.encoder.template, declare(env), env)
+    if len(policy.words) != len(world.vocabulary):
+        raise UserError(
+            f"words: the policy {name!r} has {len(policy.words)} words, and the world "
+            f"{len(world.vocabulary)}"
+        )
     if name == TINY:
-        policy = build_policy(policy.config, policy.encoder.template, policy.seed)
+        policy = build_policy(policy.config, template, policy.seed)
+    elif template != policy.encoder.template:
+        policy = VLMPolicy.from_pretrained(name, template=template)
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     speak = speaker(policy)
     if ablate != "none":
-        speak = ablated(speak, ablate, policy.encoder.template)
+        speak = ablated(speak, ablate, template, world.instructions)
     return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate)
 
 
-def _random_words(observations: Observations, uniforms: np.ndarray | None) -> np.ndarray:
-    assert uniforms is not None, "random words are drawn, whatever is asked for"
-    return (uniforms * len(MOTIONS)).astype(np.int64)
+def template_for(template: PromptTemplate, world: WorldSpec, env: EnvConfig) -> PromptTemplate:
+    """A policy's prompt in another world, whose task is told with other sentences.
+
+    Args:
+        template: The policy's.
+        world: What the world declares.
+        env: Its settings.
+    """
+    sentences = world.instructions.sentences
+    asked = {fact.name: fact for fact in world.facts if fact.name == INSTRUCTION}
+    known = {fact.name: fact for fact in template.facts}
+    same = known.get(INSTRUCTION) == asked.get(INSTRUCTION)
+    if same or (env.instructions is None and not asked):
+        return template
+    facts = tuple(({**known, **asked} if asked else known).values())
+    facts = tuple(fact for fact in facts if asked or fact.name != INSTRUCTION)
+    return dataclasses.replace(template, facts=facts, task=sentences[0])
 
 
-def ablated(speak: Speaker, ablate: Ablation, template: PromptTemplate) -> Speaker:
+def _random_words(count: int) -> Speaker:
+    def choose(_: Observations, uniforms: np.ndarray | None) -> np.ndarray:
+        assert uniforms is not None, "random words are drawn, whatever is asked for"
+        return (uniforms * count).astype(np.int64)
+
+    return choose
+
+
+def ablated(
+    speak: Speaker,
+    ablate: Ablation,
+    template: PromptTemplate,
+    instructions: Instructions | None = None,
+) -> Speaker:
     """Someone who speaks as before, but is not told something.
 
     Args:
         speak: Who.
         ablate: What, see :func:`load_agent`.
         template: The prompt; says where an episode begins.
+        instructions: The sentences it may tell.
+
+    Raises:
+        UserError: There is nothing to tell otherwise.
     """
-    start, names = template.start_facts, template.fact_names
-    step, words_left = names.index("step"), names.index("words_left")
+    names = template.fact_names
+    if ablate == "instruction":
+        if instructions is None or len(instructions.goals) < 2 or INSTRUCTION not in names:
+            raise UserError("--ablate instruction: this world has one goal alone")
+        others = np.array(instructions.of_other_goals())
 
     def choose(observations: Observations, uniforms: np.ndarray | None) -> np.ndarray:
-        frames, facts = observations.frames, observations.facts
+        frames, facts = observations.frames, observations.facts.copy()
         if ablate == "image":
             frames = np.full_like(frames, GREY)
+        elif ablate == "instruction":
+            told = names.index(INSTRUCTION)
+            facts[:, told] = others[facts[:, told]]
         else:
+            step, words_left = names.index("step"), names.index("words_left")
             horizon = facts[:, step] + facts[:, words_left]
-            facts = np.tile(np.array(start, facts.dtype), (len(facts), 1))
+            facts = np.tile(np.array(template.start_facts, facts.dtype), (len(facts), 1))
             facts[:, words_left] = horizon
         return speak(Observations(frames, facts), uniforms)
 
@@ -147,7 +205,9 @@ def measure(
         with EnvPool(agent.env, at_once, gamma=agent.gamma, facts=agent.facts) as pool:
             done = play(agent.speak, pool, range(count), seed, greedy, split, on_episode)
         episodes = [done[number] for number in sorted(done)]
-    about = {"policy": agent.name, "task": agent.env.task, "split": split}
+    about = {"policy": agent.name, "task": agent.env.name, "split": split}
     about |= {"ablate": agent.ablate}
     mode = {"greedy": greedy, "seed": seed, "env": dataclasses.asdict(agent.env)}
-    return Evaluation(tuple(episodes), agent.words, {**about, **mode})
+    world = declare(agent.env)
+    words = world.vocabulary.words if agent.words is None else agent.words
+    return Evaluation(tuple(episodes), words, {**about, **mode}, world.stages)

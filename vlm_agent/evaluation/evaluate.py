@@ -20,7 +20,6 @@ from vlm_agent.runs.distributed import rank_and_size
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
-from vlm_agent.world.robosuite.scene import Stage
 
 Speaker = Callable[[Observations, np.ndarray | None], np.ndarray]
 """From B observations and uniform numbers (B,) (``None``: be greedy) to action indices (B,)."""
@@ -34,11 +33,13 @@ class Evaluation:
         episodes: The finished episodes, in the order of their numbers.
         words: The action words.
         about: Facts about the evaluation, for who reads what it writes.
+        stages: What is reached on the way, in order; the last one is success.
     """
 
     episodes: tuple[Episode, ...]
     words: tuple[str, ...]
     about: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
 
     @property
     def success_rate(self) -> float:
@@ -66,7 +67,7 @@ class Evaluation:
 
     def rates(self) -> dict[str, Any]:
         """Facts, rates and the interval, without the single episodes."""
-        rates = episode_rates(self.episodes)
+        rates = episode_rates(self.episodes, self.stages)
         mean_return, mean_length = rates.pop("episode_return"), rates.pop("episode_length")
         low, high = self.interval
         return {
@@ -86,6 +87,7 @@ class Evaluation:
                 "seed": episode.seed,
                 "success": episode.success,
                 "stage": episode.stage,
+                **({"goal": episode.goal} if episode.goal else {}),
                 "return": episode.episode_return,
                 "length": episode.length,
                 "words": [self.words[action] for action in episode.actions],
@@ -140,7 +142,7 @@ def evaluate(
         played = dict(gather_object(list(played.items())))
     episodes = tuple(played[number] for number in sorted(played))
     about = {"split": split, "greedy": greedy, "seed": seed}
-    return Evaluation(episodes, policy.words, about)
+    return Evaluation(episodes, policy.words, about, pool.world.stages)
 
 
 def speaker(policy: VLMPolicy) -> Speaker:
@@ -196,6 +198,9 @@ def play(
         actions = speak(Observations.stack([seen[slot] for slot in slots]), uniforms)
         led_to = pool.step({slot: int(actions[i]) for i, slot in enumerate(slots)})
         for i, slot in enumerate(slots):
+            if led_to.infos[i].get("lost"):
+                waiting.append(playing.pop(slot))  # its worker failed: it is played anew
+                continue
             episodes[slot] = episodes[slot].after(actions[i], led_to.rewards[i], led_to.infos[i])
             seen[slot] = led_to.observations[i]
             if led_to.terminated[i] or led_to.truncated[i]:
@@ -216,27 +221,38 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def episode_rates(episodes: Sequence[Episode]) -> dict[str, float | None]:
+def episode_rates(episodes: Sequence[Episode], stages: Sequence[str] = ()) -> dict[str, Any]:
     """Means over finished episodes, ``None`` without any: return, length, success, stages.
 
     Of the episodes that end in the first updates of a run, short ones are more than their share,
     and those are solved more often: what a policy can do is told by an evaluation.
+
+    Args:
+        episodes: The episodes.
+        stages: What is reached on the way, in order; the last one is success.
+
+    Returns:
+        ``episode_return``, ``episode_length``, ``success_rate``, a rate for each other stage, and
+        where there are several goals ``success_by_goal``.
     """
 
     def mean(values: Iterable[float]) -> float | None:
         return float(np.mean(list(values))) if episodes else None
 
-    def reached(stage: Stage) -> float | None:
-        return mean(Stage[episode.stage.upper()] >= stage for episode in episodes)
+    def reached(place: int) -> float | None:
+        return mean(e.success or e.stage in stages[place:] for e in episodes)
 
-    return {
+    rates: dict[str, Any] = {
         "episode_return": mean(episode.episode_return for episode in episodes),
         "episode_length": mean(episode.length for episode in episodes),
         "success_rate": mean(episode.success for episode in episodes),
-        "reached_rate": reached(Stage.REACHED),
-        "grasped_rate": reached(Stage.GRASPED),
-        "lifted_rate": reached(Stage.LIFTED),
+        **{f"{stage}_rate": reached(place) for place, stage in enumerate(stages[:-1])},
     }
+    if goals := sorted({episode.goal for episode in episodes if episode.goal}):
+        rates["success_by_goal"] = {
+            goal: float(np.mean([e.success for e in episodes if e.goal == goal])) for goal in goals
+        }
+    return rates
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from tqdm import tqdm
@@ -38,7 +39,7 @@ def validate(trainer: Trainer) -> Evaluation:
             on_episode=lambda: bar.update(accelerator.num_processes),
         )
     about = {"policy": recipe.run.run_name, "split": "validation", "timesteps": trainer.timesteps}
-    evaluation = Evaluation(played.episodes, played.words, {**about, **played.about})
+    evaluation = dataclasses.replace(played, about={**about, **played.about})
     trainer.evaluations.append(evaluation.rates())
     if accelerator.is_main_process:
         path = trainer.folders.evaluation(trainer.timesteps)

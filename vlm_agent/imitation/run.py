@@ -6,7 +6,7 @@ from vlm_agent.demonstrations.reading import check_demonstrations
 from vlm_agent.imitation.trainer import ImitationTrainer, check_warm_start
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, start_policy
-from vlm_agent.world.robosuite.expert import ExpertEnv
+from vlm_agent.world.env import ExpertEnv
 
 
 def run_imitation(recipe: Recipe) -> None:

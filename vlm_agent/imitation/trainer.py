@@ -203,7 +203,7 @@ class ImitationTrainer(Trainer):
                 self.policy, steps, lambda: bar.update(self.words_per_step)
             )
         agreement = (rollout.actions == rollout.expert_actions).mean()
-        rates = episode_rates(gather_object(episodes))
+        rates = episode_rates(gather_object(episodes), self.pool.world.stages)
         self._record({"stage": f"{stage}: the student speaks", "agreement": agreement, **rates})
         return rollout
 

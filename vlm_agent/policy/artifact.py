@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -34,7 +33,8 @@ from vlm_agent.policy.backbone.processor import picture_processor_class
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.inputs.prompts import PromptTemplate
-from vlm_agent.world.facts import FACTS, Fact
+from vlm_agent.world.actions import ActionVocabulary
+from vlm_agent.world.facts import Fact, episode_facts
 
 if TYPE_CHECKING:
     from vlm_agent.policy.policy import VLMPolicy
@@ -96,6 +96,7 @@ def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> No
         "robot": template.robot,
         "words": list(template.words),
         "facts": [_fact_as_json(fact) for fact in template.facts],
+        "senseless": [list(when) for when in template.senseless],
     }
     (folder / POLICY_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (folder / RECIPE_FILE).write_text(json.dumps(policy.recipe, indent=2) + "\n")
@@ -151,15 +152,31 @@ def _read(cls: type[Policy], folder: Path, template: PromptTemplate | None) -> P
 
 
 def _saved_template(folder: Path, about: dict[str, Any]) -> PromptTemplate:
+    words = tuple(about["words"])
+    # Policies that do not say more are of the eight words and the facts of a robot's arm.
+    facts = tuple(_fact_from_json(values, words) for values in about.get("facts", ()))
+    senseless = about.get("senseless", ActionVocabulary().senseless)
     return PromptTemplate(
         (folder / PROMPT_FILE).read_text(),
         about["task"],
         about["robot"],
-        tuple(about["words"]),
-        tuple(_fact_from_json(values) for values in about["facts"])
-        if "facts" in about
-        else tuple(FACTS[name] for name in ("gripper", "last_action", "step", "words_left")),
+        words,
+        facts,
+        tuple((int(word), str(fact), int(value)) for word, fact, value in senseless),
     )
+
+
+def saved_recipe(name: str | Path) -> dict[str, Any]:
+    """The settings of the run that made a policy.
+
+    Raises:
+        UserError: There is no policy.
+    """
+    folder = policy_folder(name)
+    try:
+        return dict(json.loads((folder / RECIPE_FILE).read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
 
 
 def read_heads(policy: VLMPolicy, folder: Path) -> None:
@@ -185,11 +202,12 @@ def _fact_as_json(fact: Fact) -> dict[str, Any]:
     return {key: value for key, value in asdict(fact).items() if key != "read"}
 
 
-def _fact_from_json(values: dict[str, Any]) -> Fact:
-    """A saved fact; how environments read it is for this process to know."""
-    read = FACTS[values["name"]].read if values["name"] in FACTS else None
+def _fact_from_json(values: dict[str, Any], words: tuple[str, ...]) -> Fact:
+    """A saved fact; how environments read it is for them to know."""
     fact = Fact(**{**values, "values": tuple(values["values"])})
-    return dataclasses.replace(fact, read=read)
+    said = episode_facts(words)[0]
+    # In 0.2 the last word's values had no names of their own.
+    return said if fact.name == said.name and not fact.values else fact
 
 
 def _without_places(value: Any) -> Any:

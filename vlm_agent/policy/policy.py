@@ -237,8 +237,7 @@ class VLMPolicy(
         frames = observations.frames
         inputs = self.rows(observations.facts, frames.shape[1:])
         if self.config.mask_senseless_words:
-            gripper = self.encoder.template.fact_names.index("gripper")
-            inputs["word_mask"] = sensible_words(observations.facts[:, gripper])
+            inputs["word_mask"] = sensible_words(observations.facts, self.encoder.template)
         if image_features is not None:
             inputs["image_features"] = image_features
         inputs = {name: value.to(self.device) for name, value in inputs.items()}

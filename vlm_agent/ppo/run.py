@@ -28,6 +28,8 @@ def run_training(recipe: Recipe) -> None:
         else:
             policy = VLMPolicy.from_pretrained(folder)
             check_same_run(folder, policy, recipe)
+            if policy.facts != recipe.template.fact_names:  # the world tells more than it did then
+                policy = VLMPolicy.from_pretrained(folder, template=recipe.template)
         pool.wait_until_ready()
         trainer = PPOTrainer(policy, pool, recipe, run=run)
         if folder is not None:

@@ -144,7 +144,7 @@ class PPOTrainer(Trainer):
         shares = shares_over_ranks(rollout.actions, len(self.policy.words))
         self.metrics |= {
             "timesteps": self.timesteps,
-            **episode_rates(episodes),
+            **episode_rates(episodes, self.pool.world.stages),
             "words": dict(zip(self.policy.words, shares, strict=True)),
             "rollout_s": took,
             **self.collector.shares(took, since=spent),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.recipe.sections import PPOConfig, RolloutConfig, TrackingConfig
-from vlm_agent.world.actions import word_problems
-from vlm_agent.world.robosuite.names import name_problems
+from vlm_agent.recipe.sections import PPOConfig, PromptConfig, RolloutConfig, TrackingConfig
+from vlm_agent.world.registry import declare
 
 Check = Callable[[Mapping[str, Any]], dict[str, str]]
 """From the sections of a recipe to what is wrong: key -> sentence."""
@@ -24,10 +24,22 @@ def combination_problems(sections: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _world(sections: Mapping[str, Any]) -> dict[str, str]:
-    env = sections["env"]
-    found = name_problems(env.task, env.robot)
-    if words := word_problems(sections["prompt"].action_words):
-        found["action_words"] = "; ".join(words)
+    prompt: PromptConfig = sections["prompt"]
+    found = {}
+    try:
+        spec = declare(sections["env"])
+        if prompt.action_words is not None:
+            try:
+                spec.vocabulary.renamed(prompt.action_words)
+            except UserError as error:
+                found["action_words"] = str(error)
+        if prompt.task_description is not None and len(spec.instructions.sentences) > 1:
+            found["task_description"] = (
+                f"stands beside {len(spec.instructions.sentences)} instructions: leave it out"
+            )
+    except UserError as error:
+        key, _, problem = str(error).partition(": ")
+        found[key] = problem
     return found
 
 

@@ -16,7 +16,7 @@ from vlm_agent.common.strict_yaml import parse_yaml
 from vlm_agent.recipe.recipe import Recipe, make_recipe, make_section, read_recipe
 from vlm_agent.recipe.sections import SECTIONS, key_types
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.robosuite.names import name_problems
+from vlm_agent.world.registry import declare
 
 
 def load_recipe(argv: Sequence[str] | None = None, prog: str = "vlm-agent") -> Recipe:
@@ -88,7 +88,9 @@ def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
     """
     keys = [field.name for field in dataclasses.fields(EnvConfig)]
     found: dict[str, str] = {}
-    values = dataclasses.asdict(env)
+    # What is as it is by default may have another default in another world.
+    usual = dataclasses.asdict(EnvConfig(env=env.env))
+    values = {k: v for k, v in dataclasses.asdict(env).items() if v != usual[k] or k == "env"}
     for option, text in zip(words[::2], words[1::2], strict=False):
         key = option.removeprefix("--")
         if key in keys and option.startswith("--"):
@@ -98,8 +100,9 @@ def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
     if len(words) % 2:
         found.setdefault(words[-1], "expected --key value")
     changed = make_section(EnvConfig, values, found)
-    for key, problem in {**name_problems(changed.task, changed.robot), **found}.items():
+    for key, problem in found.items():
         raise UserError(f"{key}: {problem}")
+    declare(changed)
     return changed
 
 

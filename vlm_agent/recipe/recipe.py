@@ -33,11 +33,12 @@ from vlm_agent.recipe.sections import (
     key_types,
 )
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
+from vlm_agent.world.facts import all_facts
 from vlm_agent.world.pool.placement import cores_per_process, rendering_gpu
 from vlm_agent.world.pool.pool import EnvPool
 from vlm_agent.world.pool.worker import MakeEnv
-from vlm_agent.world.robosuite.env import LanguageActionEnv
-from vlm_agent.world.robosuite.tasks import get_task
+from vlm_agent.world.registry import declare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,14 +185,20 @@ def make_section(cls: type, values: Mapping[str, Any], found: dict[str, str]) ->
 def _make_template(
     env: EnvConfig, prompt: PromptConfig, search: Sequence[Path], found: dict[str, str]
 ) -> PromptTemplate | None:
-    if {"prompt_template", "action_words", "task_description"} & set(found):
+    world = {field.name for cls in (EnvConfig, PromptConfig) for field in dataclasses.fields(cls)}
+    if world & set(found):
         return None
+    spec = declare(env)
+    words = spec.vocabulary.words if prompt.action_words is None else tuple(prompt.action_words)
+    sentences = spec.instructions.sentences
     try:
         return PromptTemplate(
             load_template_source(prompt.prompt_template, [*search, SHIPPED]),
-            prompt.task_description or get_task(env.task).description,
-            env.robot,
-            tuple(prompt.action_words),
+            prompt.task_description or sentences[0],
+            spec.robot,
+            words,
+            all_facts(spec.own_facts, words, sentences),
+            spec.vocabulary.senseless,
         )
     except UserError as error:
         found["prompt_template"] = str(error)

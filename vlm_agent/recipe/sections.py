@@ -19,7 +19,6 @@ from pydantic_core import PydanticCustomError
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, setting
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
 
 
@@ -31,9 +30,8 @@ class PromptConfig:
     task_description: str | None = setting(
         None, "the task in a sentence; by default the task's own"
     )
-    action_words: list[str] = setting(
-        list(DEFAULT_WORDS),
-        "eight words for: forward, backward, left, right, up, down, close gripper, open gripper",
+    action_words: list[str] | None = setting(
+        None, "other words for those that there are, in their order"
     )
 
 
@@ -54,6 +52,9 @@ class RunConfig:
     )
     resume_from: str | None = setting(
         None, "a checkpoint folder of this run to go on from, or 'latest'"
+    )
+    trust_modules: bool = setting(
+        False, "import the modules that the policy of init_from names and this recipe does not"
     )
 
 

@@ -8,8 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.render.camera import SceneCamera
-from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.env import LanguageActionEnv
 
 SIDE = 168
 BAR = 26
@@ -26,7 +25,8 @@ def picture_directions(output: Path, config: EnvConfig) -> None:
             robot, so that the robot's left is the spectator's right.
     """
     env = LanguageActionEnv(config, frame_size=SIDE)
-    spectator = SceneCamera(env.scene.env.sim, "frontview", SIDE)
+    spectator = env.world.spectator(SIDE)
+    assert spectator is not None, "a robot is seen from the front"
     words = [None, *DEFAULT_WORDS[:6]]
     sheet = Image.new("RGB", (len(words) * (SIDE + 4) - 4, 2 * SIDE + BAR), "black")
     brush, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)

@@ -12,10 +12,11 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.episode import Episode, load_episode, replay
-from vlm_agent.world.render.camera import SceneCamera
-from vlm_agent.world.robosuite.env import LanguageActionEnv
+from vlm_agent.world.pool.probe import replays
 
 SIDE = 336
 """Side of each of the two pictures, in pixels."""
@@ -27,17 +28,23 @@ BAR = 40
 def film_episode(episode_path: Path, output: Path) -> None:
     """Write an MP4: the policy's view on the left, the scene on the right, the words below.
 
+    Where nobody but the policy sees the scene, its view is all there is.
+
     Args:
         episode_path: What :func:`vlm_agent.world.episode.save_episode` wrote.
         output: The MP4 to write.
+
+    Raises:
+        UserError: There is no episode, or its world does not replay.
     """
     episode, config, words = load_episode(episode_path)
-    writer = imageio_ffmpeg.write_frames(
-        str(output), (2 * SIDE, SIDE + BAR), fps=5, macro_block_size=8
-    )
-    writer.send(None)
+    writer = None
     for image in _pictures(episode, config, words):
+        if writer is None:
+            writer = imageio_ffmpeg.write_frames(str(output), image.size, fps=5, macro_block_size=8)
+            writer.send(None)
         writer.send(np.ascontiguousarray(image))
+    assert writer is not None, "an episode has a beginning"
     writer.close()
 
 
@@ -58,21 +65,28 @@ def episode_strip(
 def _pictures(episode: Episode, config: EnvConfig, words: tuple[str, ...]) -> Iterator[Image.Image]:
     """One picture per word, with the word said on what is seen, and one of the end."""
     env = LanguageActionEnv(config)
-    scene_camera = SceneCamera(env.scene.env.sim, "frontview", SIDE)
+    if not replays(env):
+        env.close()
+        raise UserError("this world does not replay: its episodes cannot be shown again")
+    spectator = env.world.spectator(SIDE)
     said = [*(words[action] for action in episode.actions), None]
     try:
         for step, (observation, word) in enumerate(zip(replay(env, episode), said, strict=True)):
             text = f"{step:>3}  “{word}”" if word else f"{step:>3}  end"
-            yield _compose(observation["image"], scene_camera.frame(), text)
+            scene = None if spectator is None else spectator.frame()
+            yield _compose(observation["image"], scene, text)
     finally:
-        scene_camera.close()
+        if spectator is not None:
+            spectator.close()
         env.close()
 
 
-def _compose(seen: np.ndarray, scene: np.ndarray, text: str) -> Image.Image:
-    image = Image.new("RGB", (2 * SIDE, SIDE + BAR), "black")
+def _compose(seen: np.ndarray, scene: np.ndarray | None, text: str) -> Image.Image:
+    width = SIDE if scene is None else 2 * SIDE
+    image = Image.new("RGB", (width, SIDE + BAR), "black")
     image.paste(Image.fromarray(seen).resize((SIDE, SIDE), Image.Resampling.NEAREST), (0, 0))
-    image.paste(Image.fromarray(scene), (SIDE, 0))
+    if scene is not None:
+        image.paste(Image.fromarray(scene), (SIDE, 0))
     font = ImageFont.load_default(24)
     ImageDraw.Draw(image).text((12, SIDE + 5), text, fill="white", font=font)
     return image

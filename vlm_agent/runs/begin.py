@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.settings import known_settings
+from vlm_agent.policy.artifact import saved_recipe
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
@@ -22,6 +24,8 @@ from vlm_agent.runs.compatibility import check_same_policy
 from vlm_agent.runs.folders import RunFolders
 from vlm_agent.runs.launch import check_accelerator, start_accelerator
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.modules import check_trusted
 
 
 class Run:
@@ -106,10 +110,14 @@ class Run:
         if evaluations:
             times = evaluations[0]["timesteps"], evaluations[-1]["timesteps"]
             outputs = folders.before, folders.after
-            words = tuple(self.recipe.prompt.action_words)
+            words = self.recipe.template.words
             played = tuple(folders.evaluation(time) for time in times)
             for episode in save_examples(played, outputs, self.recipe.env, words):
-                film_episode(episode, episode.with_suffix(".mp4"))
+                try:
+                    film_episode(episode, episode.with_suffix(".mp4"))
+                except UserError as error:  # a world that does not replay cannot be filmed
+                    print(f"no film: {error}")
+                    break
         summary = {
             "run_name": folders.name,
             "timesteps": timesteps,
@@ -131,7 +139,16 @@ def start_policy(recipe: Recipe) -> VLMPolicy:
     init_from = recipe.run.init_from
     if init_from is None:
         return build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
+    _check_modules(init_from, recipe)
     policy = VLMPolicy.from_pretrained(init_from, template=recipe.template)
     check_same_policy(f"init_from: {init_from}", policy, recipe)
     policy.train_as(recipe.model)
     return policy
+
+
+def _check_modules(init_from: str, recipe: Recipe) -> None:
+    """Refuse a policy whose world has code that this recipe does not name too."""
+    saved = saved_recipe(init_from)
+    env = EnvConfig(**known_settings(EnvConfig, saved))
+    foreign = set(env.modules) - set(recipe.env.modules)
+    check_trusted(f"init_from: the policy {init_from!r}", foreign, recipe.run.trust_modules)

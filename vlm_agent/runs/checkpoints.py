@@ -19,6 +19,7 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.sections import PPOConfig
 from vlm_agent.runs.folders import OPTIMIZER_FILE, PARTIAL
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.modules import check_trusted
 
 STATE_FILE = "trainer_state.json"
 CRITIC_FILE = "critic.safetensors"
@@ -87,19 +88,24 @@ def load_critic(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / name)
 
 
-def load_policy(folder: str | Path) -> tuple[VLMPolicy, EnvConfig, float]:
+def load_policy(
+    folder: str | Path, trust_modules: bool = False
+) -> tuple[VLMPolicy, EnvConfig, float]:
     """A saved policy, the scene it was trained in, and the discount of its rewards.
 
     Settings that its recipe lacks, since there were none then, are their defaults.
 
     Args:
         folder: A checkpoint, a policy that ships, or a policy's name on the hub.
+        trust_modules: Whether the world may be one whose code the policy names.
 
     Raises:
-        UserError: There is no policy, or its recipe is not with it.
+        UserError: There is no policy, its recipe is not with it, or it names code that is not to
+            be trusted.
     """
     policy = VLMPolicy.from_pretrained(folder)
     if "task" not in policy.recipe:
         raise UserError(f"the policy {str(folder)!r} does not say in which task it was trained")
     env = EnvConfig(**known_settings(EnvConfig, policy.recipe))
+    check_trusted(f"the policy {str(folder)!r}", env.modules, trust_modules)
     return policy, env, policy.recipe.get("gamma", PPOConfig().gamma)

@@ -59,8 +59,8 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
     if recipe.curriculum.curriculum != "none":
         fixed += ["num_demo_episodes", "demo_noise"]
     different = [key for key in fixed if saved[key] != wanted[key]]
-    if policy.encoder.template != recipe.template:
-        different.append("prompt_template, task_description or action_words")
+    if not recipe.template.tells_the_same(policy.encoder.template):
+        different.append("prompt_template, task_description, instructions or words")
     if different:
         raise UserError(
             f"resume_from: {folder} was written by a run that differs in {', '.join(different)}"

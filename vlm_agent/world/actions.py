@@ -127,6 +127,21 @@ class ActionVocabulary:
             raise UserError(unknown_name("action word", word, self.words))
         return self.words.index(word)
 
+    @property
+    def senseless(self) -> tuple[tuple[int, str, int], ...]:
+        """When a word does nothing: (its index, a fact's name, the value that the fact has then).
+
+        A closed gripper need not be closed, nor an open one opened.
+        """
+        states = {"open": 0, "close": 1}
+        return tuple(
+            (index, "gripper", states[meaning.gripper])
+            for index, meaning in enumerate(self.meanings.values())
+            if isinstance(meaning, Motion)
+            and meaning.gripper is not None
+            and not any((*meaning.direction, *meaning.turn))
+        )
+
     def renamed(self, words: tuple[str, ...] | list[str]) -> ActionVocabulary:
         """The same meanings under other words, in the same order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -25,6 +26,17 @@ def _divides_physics(rate: int) -> int:
 
 
 ControllerRate = Annotated[int, Field(ge=20, le=PHYSICS_HZ), AfterValidator(_divides_physics)]
+
+
+REWARDS = {"progress": "robosuite", "staged": "robosuite", "own": "Gymnasium", "sparse": "any"}
+"""The rewards that are no function of the user's own, and the worlds that give them."""
+
+
+def _is_reward(name: str) -> str:
+    if name and name not in REWARDS and not re.fullmatch(r"[\w.]+:\w+", name):
+        message = "it should be {names}, or module:function"
+        raise PydanticCustomError("reward", message, {"names": ", ".join(REWARDS)})
+    return name
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -80,10 +92,15 @@ class EnvConfig:
     horizon: Annotated[int, Field(ge=1, le=10_000)] = setting(
         120, "words after which an episode is truncated"
     )
-    reward: Literal["progress", "staged", "sparse"] = setting(
-        "progress",
+    reward: Annotated[str, AfterValidator(_is_reward)] = setting(
+        "",
         "progress: gain in robosuite's staged reward, discounted, plus success_bonus; "
-        "staged: robosuite's staged reward at each word; sparse: 1 on success",
+        "staged: robosuite's staged reward at each word; own: a Gymnasium environment's own; "
+        "sparse: 1 on success; or module:function of your own; default: progress, or own",
+    )
+    success: str | None = setting(
+        None,
+        "module:function that says whether the task is solved; none: what the environment says",
     )
     success_bonus: Annotated[float, Field(ge=0)] = setting(
         2.0, "added to the progress reward on success"
@@ -103,3 +120,18 @@ class EnvConfig:
     light: Annotated[float, Field(ge=0, le=3)] = setting(
         1.0, "brightness of all lights, as a factor"
     )
+
+    def __post_init__(self) -> None:
+        if not self.reward:
+            object.__setattr__(self, "reward", "own" if self.env else "progress")
+
+    @property
+    def name(self) -> str:
+        """The world's name: an environment's or a task's."""
+        return self.env or ", ".join(self.tasks) or self.task
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules it names, whose code an environment of it runs."""
+        named = (self.env, self.reward, self.success, self.task, *self.tasks)
+        return [name.split(":")[0] for name in named if name and ":" in name]

@@ -24,7 +24,8 @@ class Episode:
         prefix_length: How many of the words at its beginning were not the policy's.
         episode_return: Undiscounted sum of the rewards of the policy's words.
         success: Whether the task was solved.
-        stage: The highest stage so far, by its lower-case name.
+        stage: The highest stage so far.
+        goal: What its instruction asks for; empty where there is one goal alone.
     """
 
     seed: int
@@ -34,6 +35,7 @@ class Episode:
     episode_return: float = 0.0
     success: bool = False
     stage: str = "none"
+    goal: str = ""
 
     def after(self, action: int, reward: float, info: Mapping[str, Any]) -> Episode:
         """The episode with one word more, and what came of it."""
@@ -43,6 +45,7 @@ class Episode:
             episode_return=self.episode_return + float(reward),
             success=bool(info["is_success"]),
             stage=str(info["stage"]),
+            goal=str(info.get("goal", "")),
         )
 
     @property

@@ -1,14 +1,14 @@
-"""Facts of a scene that a prompt may tell: one table says what they are, and nothing else."""
+"""Facts that a prompt may tell: integers with names, and how they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 from vlm_agent.common.errors import UserError, unknown_name
-from vlm_agent.world.actions import MOTIONS
+from vlm_agent.world.actions import DEFAULT_WORDS
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Fact:
     """
 
     name: str
-    help: str
-    read: Callable[[Any], int] | None = None
+    help: str = field(compare=False)
+    read: Callable[[Any], int] | None = field(default=None, compare=False)
     start: int = 0
     values: tuple[str, ...] = ()
 
@@ -36,26 +36,63 @@ class Fact:
         return self.values[value] if self.values else value
 
 
-FACTS: dict[str, Fact] = {
-    fact.name: fact
-    for fact in (
-        Fact(
-            "gripper",
-            "'open' or 'closed'",
-            attrgetter("scene.gripper_closed"),
-            values=("open", "closed"),
-        ),
-        Fact(
-            "last_action",
-            "the word said before this one, or 'none'",
-            attrgetter("last_action"),
-            start=len(MOTIONS),
-        ),
-        Fact("step", "how many words have been said in this episode", attrgetter("words_said")),
-        Fact("words_left", "how many words may still be said", attrgetter("words_left"), start=1),
+INSTRUCTION = "instruction"
+"""The name of the fact that says which sentence an episode's task is told with."""
+
+ROBOT_FACTS: tuple[Fact, ...] = (
+    Fact(
+        "gripper",
+        "'open' or 'closed'",
+        attrgetter("world.gripper_closed"),
+        values=("open", "closed"),
+    ),
+)
+"""What a robot's arm adds to the facts of every world."""
+
+REGISTERED: dict[str, Fact] = {}
+"""Facts from outside of the package, see :func:`register_fact`."""
+
+
+def episode_facts(words: Sequence[str], sentences: Sequence[str] = ()) -> tuple[Fact, ...]:
+    """What every world tells.
+
+    Args:
+        words: The action words.
+        sentences: What the task may be told with, if that is more than one.
+    """
+    said = Fact(
+        "last_action",
+        "the word said before this one, or 'none'",
+        attrgetter("last_action"),
+        start=len(words),
+        values=(*words, "none"),
     )
-}
-"""Every fact, by its name. :func:`register_fact` adds one."""
+    step = Fact("step", "how many words have been said in this episode", attrgetter("words_said"))
+    left = Fact("words_left", "how many words may still be said", attrgetter("words_left"), start=1)
+    asked = Fact(
+        INSTRUCTION,
+        "the sentence that this episode's task is told with, which {{ task }} prints too",
+        attrgetter("instruction"),
+        values=tuple(sentences),
+    )
+    return (said, step, left, asked) if len(sentences) > 1 else (said, step, left)
+
+
+def all_facts(
+    own: Sequence[Fact] = ROBOT_FACTS,
+    words: Sequence[str] = DEFAULT_WORDS,
+    sentences: Sequence[str] = (),
+) -> tuple[Fact, ...]:
+    """A world's own facts, those of every world, and what was registered.
+
+    Raises:
+        UserError: Two of them have one name.
+    """
+    facts = (*own, *episode_facts(words, sentences), *REGISTERED.values())
+    names = [fact.name for fact in facts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"facts: there is a fact {twice[0]!r} already")
+    return facts
 
 
 def register_fact(fact: Fact) -> None:
@@ -64,21 +101,22 @@ def register_fact(fact: Fact) -> None:
     Raises:
         UserError: There is one of that name already, or it cannot be read.
     """
-    if fact.name in FACTS:
+    if fact.name in {known.name for known in all_facts()}:
         raise UserError(f"there is a fact {fact.name!r} already")
     if fact.read is None or not fact.name.isidentifier():
         raise UserError(f"the fact {fact.name!r} needs a name for a prompt, and a way to read it")
-    FACTS[fact.name] = fact
+    REGISTERED[fact.name] = fact
 
 
-def facts_named(names: Iterable[str]) -> tuple[Fact, ...]:
-    """The facts of these names.
+def facts_named(names: Iterable[str], facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    """Those of some facts that have these names, in the names' order.
 
     Raises:
         UserError: There is no fact of a name; the message has the nearest ones.
     """
+    by_name = {fact.name: fact for fact in facts}
     names = tuple(names)
     for name in names:
-        if name not in FACTS:
-            raise UserError(unknown_name("fact", name, FACTS))
-    return tuple(FACTS[name] for name in names)
+        if name not in by_name:
+            raise UserError(unknown_name("fact", name, by_name))
+    return tuple(by_name[name] for name in names)

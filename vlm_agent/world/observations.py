@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from vlm_agent.world.facts import FACTS
-
 
 @dataclass(frozen=True)
 class Observations:
@@ -66,15 +64,12 @@ class Observations:
         )
 
     @staticmethod
-    def from_env(
-        observation: Mapping[str, Any], facts: Sequence[str] | None = None
-    ) -> Observations:
+    def from_env(observation: Mapping[str, Any], facts: Sequence[str]) -> Observations:
         """One observation of an environment, without a leading axis.
 
         Args:
             observation: Its dictionary.
-            facts: Names of the facts to take, in their order; all that there are by default.
+            facts: Names of the facts to take, in their order.
         """
-        names = FACTS if facts is None else facts
-        values = np.array([observation[name] for name in names], dtype=np.int32)
+        values = np.array([observation[name] for name in facts], dtype=np.int32)
         return Observations(observation["image"], values)

@@ -14,7 +14,6 @@ from vlm_agent.policy.backbone.families import Family
 from vlm_agent.policy.inputs.frames import FrameProcessor
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.scoring.words import Words
-from vlm_agent.world.actions import MOTIONS
 
 _ANSWER = "ANSWER"
 """A word that the chat template is asked to put where the model's answer goes."""
@@ -44,6 +43,7 @@ class ObservationEncoder:
         self.family = family
         self.frames = FrameProcessor(processor.image_processor, family)
         texts = [template.source, template.task, template.robot, *template.words]
+        texts += [value for fact in template.facts for value in fact.values]
         tokenizer = processor.tokenizer
         added = [token.content for token in tokenizer.added_tokens_decoder.values()]
         for token in {*tokenizer.all_special_tokens, *added, processor.image_token}:
@@ -163,13 +163,14 @@ class PromptRows:
         }
 
 
-def sensible_words(closed_B: np.ndarray) -> torch.Tensor:
-    """Which words make sense, bool (B, A): an open gripper cannot open, a closed one not close.
+def sensible_words(facts_BF: np.ndarray, template: PromptTemplate) -> torch.Tensor:
+    """Which words make sense, bool (B, A), as the template says.
 
     Args:
-        closed_B: Whether each gripper is closed.
+        facts_BF: Facts of B observations.
+        template: The prompt.
     """
-    closed_B1 = closed_B.astype(bool)[:, None]
-    opens_A = np.array([motion.gripper == "open" for motion in MOTIONS])
-    closes_A = np.array([motion.gripper == "close" for motion in MOTIONS])
-    return torch.from_numpy(~((closed_B1 & closes_A) | (~closed_B1 & opens_A)))
+    sensible_BA = np.ones((len(facts_BF), len(template.words)), bool)
+    for word, fact, value in template.senseless:
+        sensible_BA[:, word] &= facts_BF[:, template.fact_names.index(fact)] != value
+    return torch.from_numpy(sensible_BA)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import jinja2.sandbox
 
 from vlm_agent.common.errors import UserError, read_text, unknown_name
 from vlm_agent.world.actions import DEFAULT_WORDS
-from vlm_agent.world.facts import FACTS, Fact
+from vlm_agent.world.facts import INSTRUCTION, Fact, all_facts
 
 VARIABLES: dict[str, str] = {
     "image": "marks the place of the picture; exactly once",
@@ -47,10 +47,12 @@ class PromptTemplate:
 
     Attributes:
         source: The Jinja text.
-        task: The value of ``{{ task }}``.
+        task: The value of ``{{ task }}``, where no fact says which sentence it is.
         robot: The value of ``{{ robot }}``.
-        words: The values of ``{{ actions }}`` and, by index, of ``{{ last_action }}``.
-        facts: What observations tell, in their order; each is a variable of its name.
+        words: The values of ``{{ actions }}``.
+        facts: What observations tell, in their order; each is a variable of its name. By default
+            those of a robot's arm.
+        senseless: When a word makes no sense: (word's index, fact's name, fact's value).
 
     Raises:
         UserError: The template, or a value for it, cannot be used; every reason is named.
@@ -60,9 +62,12 @@ class PromptTemplate:
     task: str
     robot: str = "Panda"
     words: tuple[str, ...] = DEFAULT_WORDS
-    facts: tuple[Fact, ...] = field(default_factory=lambda: tuple(FACTS.values()))
+    facts: tuple[Fact, ...] = ()
+    senseless: tuple[tuple[int, str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.facts:
+            object.__setattr__(self, "facts", all_facts(words=self.words))
         problems = self._problems()
         if problems:
             raise UserError("; ".join(problems))
@@ -98,6 +103,25 @@ class PromptTemplate:
                 f"tell {', '.join(told)}: make the pool with facts=policy.facts"
             )
 
+    def tells_the_same(self, other: PromptTemplate) -> bool:
+        """Whether another template makes the same prompts of the same world.
+
+        Facts that neither of them tells may differ.
+        """
+        told = jinja2.meta.find_undeclared_variables(_environment().parse(self.source))
+        told |= {INSTRUCTION} if "task" in told else set()
+        mine, others = (
+            {fact.name: fact for fact in template.facts if fact.name in told}
+            for template in (self, other)
+        )
+        if INSTRUCTION not in mine and self.task != other.task:
+            return False
+        return mine == others and (self.source, self.robot, self.words) == (
+            other.source,
+            other.robot,
+            other.words,
+        )
+
     def _render(self, facts: Sequence[int]) -> str:
         told = {fact: int(value) for fact, value in zip(self.facts, facts, strict=True)}
         values: dict[str, Any] = {
@@ -107,8 +131,8 @@ class PromptTemplate:
             "actions": _WordList(self.words),
             **{fact.name: fact.show(value) for fact, value in told.items()},
         }
-        if "last_action" in values:
-            values["last_action"] = (*self.words, "none")[values["last_action"]]
+        if INSTRUCTION in values:
+            values["task"] = values[INSTRUCTION]
         try:
             return _compile(self.source).render(values).strip()
         except Exception as error:  # whatever a template's own code may raise
@@ -130,6 +154,7 @@ class PromptTemplate:
             )
         texts = {"the template": self.source, "task": self.task, "robot": self.robot}
         texts |= {f"the action word {word!r}": word for word in self.words}
+        texts |= {f"{fact.name} {v!r}": v for fact in self.facts for v in fact.values}
         for place, text in texts.items():
             if token := _SPECIAL_TOKEN.search(text):
                 problems.append(f"{place} contains the special token {token.group()!r}")
@@ -142,7 +167,7 @@ class PromptTemplate:
         usual = 120
         start = {fact.name: [fact.start] for fact in self.facts} | {"words_left": [usual]}
         named = {fact.name: range(len(fact.values)) for fact in self.facts if fact.values}
-        kinds = [{**start, **named, "last_action": range(len(self.words) + 1)}]
+        kinds = [{**start, **named}]
         kinds += [{**start, "step": [n], "words_left": [usual - n]} for n in range(usual + 1)]
         try:
             for kind in kinds:

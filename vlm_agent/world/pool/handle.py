@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.world.pool.worker import Answer, Request, Step, WorkerSettings, run_worker
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.pool.worker import Answer, Request, WorkerSettings, run_worker
 
 START_SECONDS = 120.0
 """How long a worker may take to import robosuite."""
@@ -47,12 +48,18 @@ class WorkerHandle:
     Args:
         settings: The environments it runs.
         timeout: Seconds without an answer after which it counts as hung.
+
+    Attributes:
+        unanswered: What it was asked and has not answered, oldest first.
+        is_ready: Whether its environments are built.
+        replays: Whether they were found to replay; known when it is ready.
     """
 
     def __init__(self, settings: WorkerSettings, timeout: float) -> None:
         self.settings = settings
         self.unanswered: deque[Request] = deque()
         self.is_ready = False
+        self.replays = True
         self._timeout = timeout
         self.start()
 
@@ -92,7 +99,7 @@ class WorkerHandle:
         if self._pipe.closed:
             raise UserError("the pool is closed: use it inside its 'with' block, or make another")
         if not self.is_ready:
-            self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
+            self.replays = self._get(START_SECONDS + BUILD_SECONDS * len(self.settings.slots))
             self.is_ready = True
             for request in self.unanswered:
                 self._send(request)
@@ -152,7 +159,7 @@ class WorkerHandle:
 
 def words_to_replay(request: Request) -> int:
     """How many words of earlier episodes the worker may have to say before it can answer."""
-    asked = [what.following if isinstance(what, Step) else what for what in request.values()]
+    asked = [what if isinstance(what, Episode) else what.following for what in request.values()]
     return sum(len(episode.actions) for episode in asked if episode is not None)
 
 

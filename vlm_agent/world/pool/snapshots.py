@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -25,7 +26,7 @@ class Snapshots(Generic[T]):
 
     def keep(self, seed: int, actions: Sequence[int], snapshot: T) -> None:
         """Keep what it was like in the episode of that seed after these words."""
-        self._kept[seed, bytes(actions)] = snapshot
+        self._kept[seed, _key(actions)] = snapshot
         if len(self._kept) > self.room:
             self._kept.popitem(last=False)
 
@@ -37,8 +38,12 @@ class Snapshots(Generic[T]):
             has to be begun anew.
         """
         for said in range(len(actions), 0, -1):
-            key = seed, bytes(actions[:said])
+            key = seed, _key(actions[:said])
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return said, self._kept[key]
         return 0, None
+
+
+def _key(actions: Sequence[int]) -> bytes:
+    return array("H", actions).tobytes()

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -20,11 +20,12 @@ import numpy as np
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.lifetime import end_with_parent
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.env import LanguageActionEnv, Observation
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.facts import Fact
 from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.probe import replays
 from vlm_agent.world.render.gl import select_gpu
-from vlm_agent.world.robosuite.env import LanguageActionEnv, Observation
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,6 @@ class Frames:
 
 MakeEnv = Callable[..., LanguageActionEnv]
 """``LanguageActionEnv``, or another importable name that makes one."""
-
-
-def state_size(make_env: MakeEnv) -> int:
-    """How many numbers the privileged state has, which no environment is there yet to tell.
-
-    Raises:
-        UserError: Nothing says so.
-    """
-    names: Sequence[str] | None = getattr(make_env, "privileged_names", None)
-    if names is None:
-        raise UserError(
-            f"make_env: {make_env!r} has no privileged_names, which say what the privileged state "
-            "is: give the class of the environment, or what has its names"
-        )
-    return len(names)
 
 
 @dataclass(frozen=True)
@@ -100,6 +86,13 @@ class Step:
     following: Episode | None = None
 
 
+@dataclass(frozen=True)
+class Lost:
+    """The episode is lost: what to begin in its place; ``None`` for nothing."""
+
+    following: Episode | None = None
+
+
 Told = tuple[np.ndarray, np.ndarray | None]
 """Facts and privileged state of one observation; its picture is in shared memory."""
 
@@ -110,13 +103,13 @@ class Report:
 
     Attributes:
         told: Facts int32 (F,) after the word or the reset, and the privileged state float32 (S,),
-            ``None`` where nobody asked.
+            ``None`` where nobody asked. ``None`` after a lost episode, of which the pool knows.
         digest: Of the present state, see :meth:`LanguageActionEnv.digest`.
         outcome: Reward, terminated, truncated and info of a word; ``None`` after a reset.
         fresh: What was told of the episode that was begun after the word, if one was.
     """
 
-    told: Told
+    told: Told | None
     digest: bytes
     outcome: tuple[float, bool, bool, dict[str, Any]] | None = None
     fresh: Told | None = None
@@ -130,14 +123,17 @@ class Answer:
     seconds: dict[str, float]
 
 
-Request = Mapping[int, Episode] | Mapping[int, Step]
-"""Slot -> the episode to begin or take up, or the word to say."""
+Request = Mapping[int, Episode | Step | Lost]
+"""Slot -> the episode to begin or take up, the word to say, or that an episode is lost."""
+
+LOST = {"is_success": False, "stage": "none", "goal": "", "lost": True}
+"""The info of a word in a lost episode."""
 
 
 def run_worker(
     pipe: Connection, last_words: Connection, with_thread: bool, settings: WorkerSettings
 ) -> None:
-    """A worker's life: make the environments, say ``None``, answer until the pipe is closed.
+    """A worker's life: make environments, say whether they replay, answer till the pipe is closed.
 
     A ``UserError`` or a traceback in place of an answer is its last message.
 
@@ -156,11 +152,12 @@ def run_worker(
     with contextlib.suppress(EOFError, OSError):  # the parent closed the pool, or is gone
         try:
             envs = make_envs(settings)
+            do_replay = replays(next(iter(envs.values())))
         except BaseException as error:
             pipe.send(_as_message(error))
             return
         pictures = settings.frames.array()
-        pipe.send(None)
+        pipe.send(do_replay)
         while True:
             request: Request = pipe.recv()
             try:
@@ -207,23 +204,28 @@ def _answer(
 
 
 def _do(
-    env: LanguageActionEnv, what: Episode | Step, pictures: np.ndarray, tells_state: bool
+    env: LanguageActionEnv, what: Episode | Step | Lost, pictures: np.ndarray, tells_state: bool
 ) -> Report:
     """Take up an episode; or say a word, and begin another episode if the word ended this one."""
+
+    def begin(episode: Episode, picture: np.ndarray) -> Told:
+        observation, _ = env.reset(seed=episode.seed, options=episode.replay_options)
+        return told(observation, picture)
 
     def told(observation: Observation, picture: np.ndarray) -> Told:
         facts = _put(env, observation, picture)
         return facts, env.privileged_state() if tells_state else None
 
     if isinstance(what, Episode):
-        observation, _ = env.reset(seed=what.seed, options=what.replay_options)
-        return Report(told(observation, pictures[0]), env.digest())
+        seen = begin(what, pictures[0])
+        return Report(seen, env.digest())
+    if isinstance(what, Lost):
+        fresh = begin(what.following, pictures[1]) if what.following is not None else None
+        return Report(None, b"", (0.0, False, True, LOST), fresh)
     observation, reward, terminated, truncated, info = env.step(what.action)
     after, fresh = told(observation, pictures[0]), None
     if what.following is not None and (terminated or truncated):
-        following = what.following
-        observation, _ = env.reset(seed=following.seed, options=following.replay_options)
-        fresh = told(observation, pictures[1])
+        fresh = begin(what.following, pictures[1])
     return Report(after, env.digest(), (reward, terminated, truncated, info), fresh)
 
 

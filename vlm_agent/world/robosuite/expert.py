@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_agent.common.errors import UserError
-from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS, Motion
-from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.episode import Episode
-from vlm_agent.world.robosuite.env import LanguageActionEnv, Observation
+from vlm_agent.world.actions import MOTIONS, Motion
 from vlm_agent.world.robosuite.scene import RobotScene
-from vlm_agent.world.robosuite.tasks import get_task
+
+if TYPE_CHECKING:
+    from vlm_agent.world.robosuite.world import RobotWorld
 
 PALM_DEPTH = 0.035
 """Metres from the grip site up to where the palm would touch what stands between the fingers."""
@@ -46,22 +44,12 @@ class ScriptedExpert:
     word wherever the picture shows where things are.
 
     Args:
-        env: The environment to speak in.
-
-    Raises:
-        UserError: The task has no object to handle.
+        world: The world to speak in; its task has an object to handle.
     """
 
-    def __init__(self, env: LanguageActionEnv) -> None:
-        self.check(env.config)
-        self.scene: RobotScene = env.scene
-        self.step_size = env.config.step_size
-
-    @staticmethod
-    def check(config: EnvConfig) -> None:
-        """Raise ``UserError`` if the expert knows no way to solve the task."""
-        if get_task(config.task).target is None:
-            raise UserError(f"task: the scripted expert knows no way to solve {config.task!r}")
+    def __init__(self, world: RobotWorld) -> None:
+        self.scene: RobotScene = world.scene
+        self.step_size = world.config.step_size
 
     def act(self) -> int:
         """The action index for the scene's present state."""
@@ -135,39 +123,3 @@ class ScriptedExpert:
     def _local(self, offset: np.ndarray) -> np.ndarray:
         """A world-frame offset in the robot's base frame, in which words move."""
         return self.scene.base_rotation.T @ offset
-
-
-class ExpertEnv(LanguageActionEnv):
-    """Adds to each ``info`` what the expert would have said: ``expert_action``.
-
-    It is about the state that the word was said in. Whoever teaches may read it; it is no part of
-    the observation.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._expert = ScriptedExpert(self)
-
-    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Say one word."""
-        expert_action = self._expert.act()
-        *results, info = super().step(action)
-        return *results, info | {"expert_action": expert_action}  # type: ignore[return-value]
-
-
-def play_expert(
-    seed: int, config: EnvConfig | None = None
-) -> tuple[Episode, EnvConfig, tuple[str, ...]]:
-    """Let the expert play one episode: the episode, its scene and the words it chose from."""
-    config = config or EnvConfig()
-    env = LanguageActionEnv(config)
-    env.reset(seed=seed)
-    expert, episode = ScriptedExpert(env), Episode(seed)
-    ended = False
-    while not ended:
-        action = expert.act()
-        _, reward, terminated, truncated, info = env.step(action)
-        episode = episode.after(action, reward, info)
-        ended = terminated or truncated
-    env.close()
-    return episode, config, DEFAULT_WORDS

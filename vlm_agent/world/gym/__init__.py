@@ -1,0 +1,1 @@
+"""Any Gymnasium environment under words; and the worlds that ship as examples."""

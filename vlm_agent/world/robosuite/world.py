@@ -1,0 +1,125 @@
+"""``RobotWorld``: a robosuite scene, moved by words and seen from the robot's hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.world.actions import Meaning, Motion
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.contract import Expert, Happening, Spectator, World
+from vlm_agent.world.render.camera import EyeInHandCamera, SceneCamera
+from vlm_agent.world.robosuite.appearance import change_appearance
+from vlm_agent.world.robosuite.declaration import declare_robot
+from vlm_agent.world.robosuite.expert import ScriptedExpert
+from vlm_agent.world.robosuite.scene import RobotScene, SceneSnapshot
+
+
+@dataclass(frozen=True)
+class RobotMoment:
+    """What a robot's world was like after a word: the scene, and its potential."""
+
+    scene: SceneSnapshot
+    potential: float
+
+
+class RobotWorld(World):
+    """A robosuite scene, moved by words and seen from the robot's hand.
+
+    The ``progress`` reward is potential-based (Ng, Harada & Russell 1999): γΦ(s′) − Φ(s), where Φ
+    is robosuite's staged reward (reach, grasp, lift, hover), plus ``success_bonus`` on success.
+    Waiting anywhere earns nothing, so the best policy is the one that finishes. Success always
+    ends the episode, so Φ = 1 there only adds a constant to the bonus.
+
+    Args:
+        config: The settings.
+        gamma: Discount of the progress reward; the learner's own.
+
+    Attributes:
+        scene: The robot and what it handles.
+
+    Raises:
+        UserError: There is no such task, robot or word.
+    """
+
+    def __init__(self, config: EnvConfig, gamma: float) -> None:
+        self.spec = declare_robot(config)
+        self.config = config
+        self.gamma = gamma
+        self.scene = RobotScene(config.task, config.robot, config.controller_hz)
+        self.env = self.scene.env
+        change_appearance(self.scene, config)
+        self._camera = EyeInHandCamera(self.scene, config.frame_size, config.camera)
+        self._potential = self._previous = 0.0
+
+    @property
+    def gripper_closed(self) -> bool:
+        """Whether the gripper was told to close."""
+        return self.scene.gripper_closed
+
+    def reset(self, seed: int) -> str | None:
+        """Begin the episode of that seed."""
+        self.scene.reset(seed)
+        self._potential = self.scene.staged_reward()
+        return None
+
+    def say(self, meaning: Meaning, number: int) -> Happening:
+        """Move by one word."""
+        del number
+        assert isinstance(meaning, Motion)
+        self.scene.move(meaning, self.config.step_size, self.config.control_steps)
+        success = self.scene.is_success()
+        self._previous, self._potential = self._potential, self.scene.staged_reward()
+        stage = self.scene.stage(success).name.lower()
+        return Happening(success, stage=stage, info=self.about())
+
+    def reward(self, success: bool) -> float:
+        """Progress, the staged reward, or 1 on success."""
+        if self.config.reward == "staged":
+            return self._potential
+        if self.config.reward == "sparse":
+            return float(success)
+        progress = self.gamma * self._potential - self._previous
+        return progress + self.config.success_bonus * success
+
+    def picture(self) -> np.ndarray:
+        """The upright eye-in-hand frame, uint8 (frame_size, frame_size, 3)."""
+        return self._camera.frame()
+
+    def state_bytes(self) -> Iterable[bytes]:
+        """Positions and velocities of all joints."""
+        return (part.tobytes() for part in self.scene.physics_state())
+
+    def about(self) -> dict[str, Any]:
+        """``staged_reward``: robosuite's, of the present state, undiscounted."""
+        return {"staged_reward": self._potential}
+
+    def privileged_state(self) -> np.ndarray:
+        """What a critic may know of the scene, as ``spec.privileged_names`` say."""
+        return self.scene.privileged_state(self._potential)
+
+    def expert(self) -> Expert:
+        """A scripted expert that reads the simulator's state."""
+        self.spec.check_expert()
+        return ScriptedExpert(self)
+
+    def snapshot(self) -> RobotMoment:
+        """The present moment."""
+        return RobotMoment(self.scene.snapshot(), self._potential)
+
+    def restore(self, snapshot: RobotMoment) -> None:
+        """Be as at that moment of this episode, bit for bit."""
+        self.scene.restore(snapshot.scene)
+        self._potential = snapshot.potential
+
+    def spectator(self, side: int) -> Spectator:
+        """A camera in front of the robot."""
+        return SceneCamera(self.scene.env.sim, "frontview", side)
+
+    def close(self) -> None:
+        """Free the simulation and the OpenGL context."""
+        self._camera.close()
+        self.scene.close()
