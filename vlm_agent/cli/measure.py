@@ -27,9 +27,10 @@ def add_eval(commands: Any) -> None:
     _add_episode_options(parser)
     parser.add_argument(
         "--ablate",
-        choices=("none", "image", "prompt"),
+        choices=("none", "image", "instruction", "prompt"),
         default="none",
-        help="what the policy is not told: a grey image, or always the facts of the beginning",
+        help="what the policy is not told: a grey image, another goal's instruction, or always the "
+        "facts of the beginning",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     parser.set_defaults(run=_eval, takes_recipe=True)
@@ -53,6 +54,15 @@ def _add_episode_options(parser: argparse.ArgumentParser) -> None:
         metavar="true|false",
         help="take the most probable word, else sample (default: true)",
     )
+    parser.add_argument(
+        "--trust_modules",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="import the modules that a policy names (default: false)",
+    )
     parser.add_argument("--num_envs", type=count, default=4, help="played at once (default: 4)")
 
 
@@ -73,8 +83,6 @@ def _measure(
     name: str, arguments: argparse.Namespace, rest: list[str], ablate: str = "none"
 ) -> dict[str, Any]:
     """What a policy reaches on the episodes that the command line asks for."""
-    import dataclasses
-
     from tqdm import tqdm
     from transformers.utils.logging import disable_progress_bar
 
@@ -82,8 +90,12 @@ def _measure(
     from vlm_agent.recipe.command_line import override_env
 
     disable_progress_bar()  # of loading weights
-    agent = load_agent(name, ablate)  # type: ignore[arg-type]
-    agent = dataclasses.replace(agent, env=override_env(agent.env, rest))
+    agent = load_agent(
+        name,
+        ablate,  # type: ignore[arg-type]
+        lambda env: override_env(env, rest),
+        arguments.trust_modules,
+    )
     episodes = arguments.num_eval_episodes
     with tqdm(total=episodes, desc=f"evaluating {name}", unit="episode") as bar:
         return measure(

@@ -111,11 +111,19 @@ def from_text(key: str, text: Any) -> Any:
     if isinstance(text, list):
         return [from_text(key, part) for part in text]
     hint = key_types()[key]
+    kinds = {typing.get_origin(kind) or kind for kind in (hint, *typing.get_args(hint))}
+    if kinds & {dict, list} and text.lstrip().startswith(("{", "[")):
+        return _parsed(text)
     if type(None) in typing.get_args(hint) and text.lower() in ("none", "null"):
         return None
     if str in (hint, *typing.get_args(hint)) or typing.get_origin(hint) is list:
         return text
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Any:
+    """A value as in a YAML file; the text itself, which make_recipe refuses, where it is none."""
     try:
         return parse_yaml(text)
     except (yaml.YAMLError, UserError):
-        return text  # no value of any type; make_recipe says so with the key
+        return text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("episode return", ("episode_return",)),
-    ("rates", ("success_rate", "lifted_rate", "grasped_rate", "reached_rate")),
+    ("rates", ("success_rate", "success_by_goal")),
     ("episode length (words)", ("episode_length",)),
     ("entropy (nats)", ("entropy",)),
     ("losses", ("policy_loss", "value_loss")),
@@ -21,6 +21,15 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("shares of words", ("words",)),
 )
 """Title and metrics of each panel."""
+
+
+OTHER_RATES = {"success_rate", "learning_rate", "farthest_success_rate"}
+"""Metrics that are called a rate, and are not of a stage."""
+
+
+def stage_rates(values: Mapping[str, Any]) -> list[str]:
+    """The keys of the rates at which an episode's stages were reached, in order."""
+    return [key for key in values if key.endswith("_rate") and key not in OTHER_RATES]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -46,6 +55,8 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
         axes.set_xlabel("timesteps (words)", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
+        if title == "rates":
+            keys += tuple(reversed(stage_rates(updates[0]))) if updates else ()
         for key in keys:
             _plot_metric(axes, updates, key)
         if title == "rates":
@@ -57,12 +68,13 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
 
 
 def _plot_metric(axes: Axes, updates: Sequence[dict[str, Any]], key: str) -> None:
+    """Draw a number's curve, or one for each of the numbers that it has by name."""
     points = [(u["timesteps"], u[key]) for u in updates if u.get(key) is not None]
-    if key == "words":
-        times = [t for t, _ in points]
-        for word in points[0][1] if points else ():
-            axes.plot(times, [share[word] for _, share in points], marker=".", label=word)
-    else:
+    if points and isinstance(points[0][1], dict):
+        for name in dict.fromkeys(name for _, values in points for name in values):
+            known = [(time, values[name]) for time, values in points if name in values]
+            axes.plot(*zip(*known, strict=True), marker=".", label=name)
+    elif points:
         axes.plot([t for t, _ in points], [v for _, v in points], marker=".", label=key)
 
 

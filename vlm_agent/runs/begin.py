@@ -25,7 +25,7 @@ from vlm_agent.runs.folders import RunFolders
 from vlm_agent.runs.launch import check_accelerator, start_accelerator
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.modules import check_trusted
+from vlm_agent.world.modules import check_trusted, foreign_modules
 
 
 class Run:
@@ -125,8 +125,9 @@ class Run:
             "seconds": round(self.seconds, 1),
             "evaluations": list(evaluations),
         }
+        foreign = foreign_modules(self.recipe.env.modules)
         folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
-        print(training_summary(summary, folders.contents()))
+        print(training_summary(summary, folders.contents(), bool(foreign)))
 
 
 def start_policy(recipe: Recipe) -> VLMPolicy:

@@ -72,6 +72,11 @@ def import_function(key: str, place: str) -> Callable[..., Any]:
     return found
 
 
+def foreign_modules(modules: Iterable[str]) -> list[str]:
+    """Those of the modules that are not the package's own."""
+    return sorted({name for name in modules if name.split(".")[0] not in KNOWN_MODULES})
+
+
 def check_trusted(what: str, modules: Iterable[str], trust_modules: bool) -> None:
     """Refuse to import what a file from elsewhere names.
 
@@ -83,7 +88,7 @@ def check_trusted(what: str, modules: Iterable[str], trust_modules: bool) -> Non
     Raises:
         UserError: It names one that is not the package's own, and the user did not.
     """
-    foreign = sorted({name for name in modules if name.split(".")[0] not in KNOWN_MODULES})
+    foreign = foreign_modules(modules)
     if foreign and not trust_modules:
         raise UserError(
             f"{what} names code of its own ({', '.join(foreign)}), which would be imported; if you "
