@@ -110,8 +110,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             return spaces.Discrete(len(fact.values))
         if fact.name in ("step", "words_left"):
             return spaces.Discrete(self.config.horizon + 1)
-        limits = np.iinfo(np.int32)
-        return spaces.Box(limits.min, limits.max, (), np.int64)
+        return spaces.Discrete(2**32, start=-(2**31))
 
     @property
     def words_left(self) -> int:

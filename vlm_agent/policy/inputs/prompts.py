@@ -16,7 +16,7 @@ import jinja2.nodes
 import jinja2.sandbox
 
 from vlm_agent.common.errors import UserError, read_text, unknown_name
-from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.actions import DEFAULT_WORDS, ActionVocabulary
 from vlm_agent.world.facts import INSTRUCTION, Fact, all_facts
 
 VARIABLES: dict[str, str] = {
@@ -52,7 +52,8 @@ class PromptTemplate:
         words: The values of ``{{ actions }}``.
         facts: What observations tell, in their order; each is a variable of its name. By default
             those of a robot's arm.
-        senseless: When a word makes no sense: (word's index, fact's name, fact's value).
+        senseless: When a word makes no sense: (word's index, fact's name, fact's value). Where
+            the facts are a robot's by default, so is this for its eight words.
 
     Raises:
         UserError: The template, or a value for it, cannot be used; every reason is named.
@@ -68,6 +69,8 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         if not self.facts:
             object.__setattr__(self, "facts", all_facts(words=self.words))
+            if len(self.words) == len(DEFAULT_WORDS):
+                object.__setattr__(self, "senseless", ActionVocabulary().senseless)
         problems = self._problems()
         if problems:
             raise UserError("; ".join(problems))
