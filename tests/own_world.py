@@ -28,7 +28,8 @@ class Corridor(gym.Env):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, length=9, drifts=False, dies_at=None, render_mode=None):
-        self.length, self.drifts, self.dies_at, self.render_mode = length, drifts, dies_at, render_mode
+        self.length, self.drifts, self.dies_at = length, drifts, dies_at
+        self.render_mode = render_mode
         self.action_space = spaces.Discrete(5)
         self.observation_space = spaces.Dict({"view": spaces.Box(0, 255, (56, 72, 3), np.uint8)})
 

@@ -1,6 +1,7 @@
 """A world of a user's own: a module, and a recipe of four lines; the package is not touched."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,9 +106,11 @@ def test_it_trains_in_two_processes(world):
         world.read_text() + "\n".join(f"{k}: {v}" for k, v in SMALL.items())
     )
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"]
-        + ["--num_processes", "2", "-m", "vlm_agent.train", "--config", "small.yaml"]
-        + ["--total_timesteps", "64", "--num_envs", "2", "--batch_size", "8"],
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--multi_gpu"),
+            *("--num_processes", "2", "-m", "vlm_agent.train", "--config", "small.yaml"),
+            *("--total_timesteps", "64", "--num_envs", "2", "--batch_size", "8"),
+        ],
         cwd=world.parent,
         env={**_environ(), "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
@@ -120,8 +123,6 @@ def test_it_trains_in_two_processes(world):
 
 
 def _environ() -> dict[str, str]:
-    import os
-
     root = str(Path(__file__).parent.parent.parent)
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
