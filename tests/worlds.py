@@ -153,12 +153,20 @@ def known(count: int = 64) -> Labelled:
     return Labelled(Observations(frames, facts), np.array(ColourPool.RIGHT)[colours])
 
 
+class UnequalPool(ColourPool):
+    """The first word of an episode says how long it is: two to five words."""
+
+    def _ends(self, slots: list[int]) -> tuple[list[bool], list[bool]]:
+        said = [self._episodes[slot][1] for slot in slots]
+        return [len(words) == 2 + words[0] % 4 for words in said], [False] * len(slots)
+
+
 class ScriptedPool(ColourPool):
     """Ends episodes as a script says and counts steps in the picture, to see what goes where.
 
     Args:
-        script: For each step, one letter per environment: ``t`` terminates, ``l`` runs into the
-            time limit, anything else goes on.
+        script: For each of an environment's words, one letter per environment: ``t`` terminates,
+            ``l`` runs into the time limit, in ``x`` the episode is lost, anything else goes on.
     """
 
     def __init__(self, script: list[str]) -> None:
@@ -166,13 +174,23 @@ class ScriptedPool(ColourPool):
         self.script = script
         self.words_said = [0] * self.num_envs
 
+    def _letter(self, slot: int) -> str:
+        return self.script[self.words_said[slot] - 1][slot]
+
     def _reward(self, slot: int, action: int) -> float:
         self.words_said[slot] += 1
-        return 10.0 * self.words_said[slot] + slot
+        return 0.0 if self._letter(slot) == "x" else 10.0 * self.words_said[slot] + slot
 
     def _ends(self, slots: list[int]) -> tuple[list[bool], list[bool]]:
-        letters = [self.script[self.words_said[slot] - 1][slot] for slot in slots]
-        return [letter == "t" for letter in letters], [letter == "l" for letter in letters]
+        letters = [self._letter(slot) for slot in slots]
+        return [letter == "t" for letter in letters], [letter in "lx" for letter in letters]
+
+    def finish_step(self) -> StepBatch:
+        slots = list(self._begun[0][0])
+        batch = super().finish_step()
+        for slot, info in zip(slots, batch.infos, strict=True):
+            info["lost"] = self._letter(slot) == "x"
+        return batch
 
     def _observe(self, slot: int) -> Observations:
         seed, said = self._episodes[slot]

@@ -30,6 +30,22 @@ def test_by_hand_with_truncation_and_termination_in_one_batch():
     assert np.array_equal(returns, expected + values)
 
 
+def test_a_lost_step_teaches_nothing_and_those_before_it_look_as_far_as_its_value():
+    """The episode is lost in step 1, another one begins in step 2; gamma 0.5, lambda 0.5."""
+    rewards, values = np.array([[1.0], [0.0], [4.0]]), np.array([[0.5], [3.0], [2.0]])
+    next_values = np.array([[3.0], [77.0], [6.0]])
+    nothing = np.zeros((3, 1), bool)
+    lost = np.array([[0], [1], [0]], bool)
+    watched = rewards, values, next_values, nothing, lost, 0.5
+    advantages, returns = generalized_advantages(*watched, 0.5, lost)
+    # step 0: 1 + 0.5 * 3 - 0.5 = 2, and nothing of what came later
+    assert advantages.tolist() == [[2.0], [0.0], [4 + 0.5 * 6 - 2]]
+    assert returns.tolist() == [[2.5], [3.0], [7.0]]
+    known = returns_of_ended_episodes(*watched, lost)
+    assert known[0, 0] == 1 + 0.5 * 3
+    assert np.isnan(known[1:]).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_against_the_definition_as_a_sum(seed: int):
     """A_t = sum over k of (gamma lambda)^k delta_{t+k}, up to the episode's end."""

@@ -63,6 +63,18 @@ def test_finished_episodes_are_recorded_with_their_words(speaker):
     assert finished[1].episode_return == 11.0 + 21.0 + 31.0 + 41.0
 
 
+def test_a_lost_episode_is_left_out_and_the_next_one_begins(speaker):
+    collector, buffer, finished = collect(ScriptedPool(["..", ".x", "t.", "xt"]), speaker, 4)
+    assert np.array_equal(buffer.lost, [[0, 0], [0, 1], [0, 0], [1, 0]])
+    assert np.array_equal(buffer.valid, ~buffer.lost)
+    assert buffer.lost_episodes == 2
+    seeds = [episode_seed("train", 0, "rollout", 0, env, n) for env, n in ((0, 0), (1, 1))]
+    assert [episode.seed for episode in finished] == seeds
+    assert [len(episode.actions) for episode in finished] == [3, 2]
+    assert collector.episodes_begun == [3, 3]
+    assert [episode.actions for episode in collector.running] == [(), ()]
+
+
 def test_frames_are_stored_as_bytes(speaker):
     _, buffer, _ = collect(ColourPool(2), speaker, 3)
     assert buffer.observations.frames.dtype == np.uint8

@@ -72,6 +72,25 @@ def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
     assert first["words_learnt"] == 2 * 8 * (2 * 2 + 3)
 
 
+def test_ranks_whose_episodes_differ_in_length_learn_from_every_word_alike(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"prompt_template: {ROOT}/prompts/minimal.jinja\nadvantage: group\ngroup_size: 2\n"
+        "num_envs: 4\ntotal_timesteps: 90\nbatch_size: 5\nn_epochs: 2\nlearning_rate: 1e-3\n"
+        "entropy_coef: 0\nnum_eval_episodes: 0\nsave_freq: 1000\n"
+    )
+    script = str(ROOT / "tests" / "runs" / "two_ranks_groups.py")
+    result = launch([*TWO, script, str(tmp_path), "--config", str(recipe)], tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert first["weights"] == second["weights"]
+    assert first["timesteps"] == second["timesteps"] >= 90
+    assert first["words"] != second["words"]
+    assert max(first["error"], second["error"]) < 1e-4
+    metrics = (tmp_path / "runs" / "vlm-agent" / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["first_ratio_error"] for line in metrics) < 1e-5
+
+
 def test_parameters_stay_bit_identical_and_do_change(reports):
     first, second, _ = reports
     assert first["before"] == second["before"]

@@ -11,7 +11,14 @@ from vlm_agent.cli.entry import run_command
 from vlm_agent.cli.learn import add_sft, add_train
 from vlm_agent.cli.look import add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
-from vlm_agent.cli.make import add_demos, add_init, add_merge, add_quick_study, add_results
+from vlm_agent.cli.make import (
+    add_demos,
+    add_group_study,
+    add_init,
+    add_merge,
+    add_quick_study,
+    add_results,
+)
 from vlm_agent.cli.measure import add_compare, add_eval
 
 EPILOG = """
@@ -33,6 +40,7 @@ COMMANDS = (
     add_bench,
     add_results,
     add_quick_study,
+    add_group_study,
     add_doctor,
 )
 

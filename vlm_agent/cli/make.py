@@ -155,3 +155,26 @@ def _quick_study(arguments: argparse.Namespace, _: list[str]) -> int:
         interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
         print(f"{row['setting']:<50}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
     return 0
+
+
+def add_group_study(commands: Any) -> None:
+    parser = commands.add_parser(
+        "group_study",
+        help="compare GRPO with PPO on a sparse reward",
+        description="Run recipes/group.yaml and recipes/group_ppo.yaml, play the test episodes "
+        "with the start and both ends, and write what was gained. Goes on where it was stopped.",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, default=Path("recipes/results/group.json"))
+    parser.set_defaults(run=_group_study, takes_recipe=False)
+
+
+def _group_study(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.studies.groups import study
+
+    check_writable(arguments.json)
+    for row in study(arguments.output_dir, arguments.json)["comparisons"]:
+        interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
+        names = f"{row['policy']} over {row['over']}"
+        print(f"{names:<30}{row['gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
+    return 0

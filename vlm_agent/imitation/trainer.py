@@ -218,6 +218,7 @@ class ImitationTrainer(Trainer):
             rollout.terminated,
             rollout.truncated,
             self.recipe.ppo.gamma,
+            rollout.lost,
         )
         explained = fit_critic(
             self.actor_critic,

@@ -38,14 +38,21 @@ class ActorCritic(nn.Module):
     Args:
         policy: The policy.
         state_critic: From privileged states (B, S) to values (B,); ``None`` for the value head.
+        learns_values: Whether the critic learns; else the value head stays as it is.
     """
 
-    def __init__(self, policy: VLMPolicy, state_critic: ValueHead | None = None) -> None:
+    def __init__(
+        self,
+        policy: VLMPolicy,
+        state_critic: ValueHead | None = None,
+        learns_values: bool = True,
+    ) -> None:
         super().__init__()
         self.policy = policy
         self.state_critic = state_critic
+        self.learns_values = learns_values
         # A head that nothing is learnt with gets no gradient, for which DDP would wait.
-        policy.value_head.requires_grad_(state_critic is None)
+        policy.value_head.requires_grad_(learns_values and state_critic is None)
 
     @property
     def critic(self) -> nn.Module:
@@ -100,7 +107,7 @@ def make_actor_critic(policy: VLMPolicy, pool: EnvPool, recipe: Recipe) -> Actor
         UserError: The critic reads the environments' state, and they do not tell it.
     """
     if recipe.critic.value_input == "hidden":
-        return ActorCritic(policy)
+        return ActorCritic(policy, learns_values=recipe.ppo.advantage == "gae")
     size = pool.state_size
     if size is None:
         raise UserError(NO_STATE)

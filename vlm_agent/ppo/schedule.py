@@ -20,5 +20,6 @@ class LearningRateSchedule(Callback):
 
     def _set(self, trainer: Any) -> None:
         is_linear = trainer.recipe.ppo.lr_schedule == "linear"
-        left = 1.0 - trainer.timesteps / trainer.total_timesteps if is_linear else 1.0
+        done = min(1.0, trainer.timesteps / trainer.total_timesteps)
+        left = 1.0 - done if is_linear else 1.0
         trainer.scale_learning_rates(left)

@@ -23,7 +23,8 @@ from vlm_agent.ppo.update import PPOUpdate
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.collector import RolloutCollector
-from vlm_agent.rollout.curriculum import MovingStart, ReverseCurriculum, make_source
+from vlm_agent.rollout.curriculum import make_source
+from vlm_agent.rollout.episodes import EpisodeCollector
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import (
     BestPolicy,
@@ -45,6 +46,9 @@ from vlm_agent.world.pool.pool import EnvPool
 
 class PPOTrainer(Trainer):
     """PPO for a :class:`VLMPolicy` in an :class:`EnvPool`, in any number of processes.
+
+    With ``advantage: group`` it is GRPO or RLOO: a rollout is of whole episodes, there is no
+    critic, and the run ends with the first rollout that passes ``total_timesteps``.
 
     Args:
         policy: The policy to train.
@@ -72,6 +76,11 @@ class PPOTrainer(Trainer):
         run: Run | None = None,
     ) -> None:
         super().__init__(policy, pool, recipe, run, accelerator)
+        if recipe.curriculum.curriculum != "none" and not pool.replays:
+            raise UserError(
+                f"curriculum: {recipe.curriculum.curriculum!r} begins where words of an earlier "
+                "episode lead, and this world does not replay"
+            )
         self.ppo = recipe.ppo
         self.actor_critic = make_actor_critic(policy, pool, recipe)
         self.base_rates = (self.ppo.learning_rate, recipe.critic.value_learning_rate)
@@ -82,7 +91,8 @@ class PPOTrainer(Trainer):
         optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
         self.prepare(self.actor_critic, optimizer)
         source = make_source(recipe)
-        self.collector = RolloutCollector(
+        is_grouped = self.ppo.advantage == "group"
+        self.collector = (EpisodeCollector if is_grouped else RolloutCollector)(
             pool,
             source,
             recipe.run.seed,
@@ -95,8 +105,8 @@ class PPOTrainer(Trainer):
         self.improve = PPOUpdate(recipe, self.accelerator, self.model, self.optimizer, reference)
         self.updates = 0
         self.scale_learning_rates(1.0)
-        moving = [MovingStart(source)] if isinstance(source, ReverseCurriculum) else []
-        self.listen(LearningRateSchedule(), *moving, *callbacks, StopTogether(), Recorder())
+        told = [LearningRateSchedule(), *source.callbacks(), *callbacks]
+        self.listen(*told, StopTogether(), Recorder())
         self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints())
 
     def train(self, total_timesteps: int | None = None) -> None:
@@ -124,24 +134,19 @@ class PPOTrainer(Trainer):
             self.callbacks("on_train_end", self)
 
     def collect(self) -> tuple[RolloutBuffer, list[Episode]]:
-        """One rollout, and the episodes that ended meanwhile in all processes.
-
-        The last one is only as long as ``total_timesteps`` asks for.
-        """
+        """One rollout, and the episodes that ended meanwhile in all processes."""
         began, spent = time.perf_counter(), self.collector.seconds()
-        missing = math.ceil((self.total_timesteps - self.timesteps) / self.words_per_step)
-        steps = self.recipe.rollout.rollout_steps
-        if missing > 0:
-            steps = min(steps, missing)
         self.actor_critic.eval()
-        rollout, mine = self.collector.collect_rollout(
-            self.actor_critic, steps, lambda: self.callbacks("on_step", self)
-        )
-        self.new_timesteps = steps * self.words_per_step
-        self.timesteps += self.new_timesteps
+        given_up = self.collector.given_up
+        rollout, mine = self._rollout()
         took = time.perf_counter() - began
-        episodes = gather_object(mine)
-        shares = shares_over_ranks(rollout.actions, len(self.policy.words))
+        lost_here = rollout.lost_episodes + self.collector.given_up - given_up
+        everyone = gather_object([(mine, int(rollout.said.sum()), lost_here)])
+        ended, words, lost = zip(*everyone, strict=True)
+        episodes = [episode for one in ended for episode in one]
+        self.new_timesteps = sum(words)
+        self.timesteps += self.new_timesteps
+        shares = shares_over_ranks(rollout.actions[rollout.said], len(self.policy.words))
         self.metrics |= {
             "timesteps": self.timesteps,
             **episode_rates(episodes, self.pool.world.stages),
@@ -149,7 +154,27 @@ class PPOTrainer(Trainer):
             "rollout_s": took,
             **self.collector.shares(took, since=spent),
         }
+        if any(lost):
+            self.metrics["lost_episodes"] = sum(lost)
         return rollout, episodes
+
+    def _rollout(self) -> tuple[RolloutBuffer, list[Episode]]:
+        """A rollout of this process, and the episodes that ended in it."""
+        if isinstance(self.collector, EpisodeCollector):
+            return self.collector.collect_episodes(
+                self.actor_critic, self.ppo.group_rounds, self._tell_of_step
+            )
+        # The last one is only as long as total_timesteps asks for.
+        missing = math.ceil((self.total_timesteps - self.timesteps) / self.words_per_step)
+        steps = self.recipe.rollout.rollout_steps
+        if missing > 0:
+            steps = min(steps, missing)
+        return self.collector.collect_rollout(self.actor_critic, steps, self._tell_of_step)
+
+    def _tell_of_step(self) -> None:
+        if isinstance(self.collector, EpisodeCollector):
+            self.words_per_step = self.collector.speaking * self.accelerator.num_processes
+        self.callbacks("on_step", self)
 
     def update(self, rollout: RolloutBuffer) -> dict[str, float]:
         """Improve the policy on a rollout; what is logged of it, which goes to ``metrics`` too."""

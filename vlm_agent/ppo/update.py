@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
-from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.decisions import evaluate_actions
-from vlm_agent.ppo.advantages import explained_variance, generalized_advantages
+from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.critic import ActorCritic, fit_critic
 from vlm_agent.ppo.losses import clipped_policy_loss, kl_estimates, value_loss
+from vlm_agent.ppo.minibatches import Minibatch, Minibatches
 from vlm_agent.ppo.reference import ReferencePolicy
+from vlm_agent.ppo.targets import estimate_targets
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.samples import Samples
@@ -22,7 +24,6 @@ from vlm_agent.runs.distributed import (
     max_over_ranks,
     mean_over_ranks,
     micro_batches,
-    normalize_over_ranks,
     parts_of,
 )
 from vlm_agent.runs.guard import check_finite
@@ -65,7 +66,7 @@ class PPOUpdate:
     def __call__(
         self, rollout: RolloutBuffer, number: int, critic_learning_rate: float
     ) -> dict[str, float]:
-        """``n_epochs`` passes over one rollout; means over its minibatches.
+        """``n_epochs`` passes over one rollout; means over its minibatches, if it taught anything.
 
         Args:
             rollout: What this rank collected.
@@ -76,15 +77,18 @@ class PPOUpdate:
             TrainingError: A gradient is not finite; the weights are what they were before it.
         """
         self.actor_critic.train()
-        samples = Samples(self.actor_critic, rollout, self.accelerator.autocast)
-        data, returns_TN, about_kl = self._data(rollout, samples, number)
+        samples = Samples(self.actor_critic, rollout, self.accelerator.autocast, rollout.valid)
+        minibatches = self._minibatches(rollout, number)
+        if not minibatches.number:
+            return {}
+        data, returns_TN, logged = self._data(rollout, samples, minibatches)
         steps: list[Batch] = []
-        about_words = self._vocabulary_share(samples, number)
+        logged |= self._vocabulary_share(samples, minibatches)
         for epoch in range(self.ppo.n_epochs):
             done_before = len(steps)
-            for index in self._minibatches(number, epoch, len(samples)):
+            for minibatch in minibatches(epoch):
                 where = f"update {number}, epoch {epoch}, minibatch {len(steps) - done_before}"
-                steps.append(self._step(samples, data, index, number, where))
+                steps.append(self._step(samples, data, minibatch, number, where))
             epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
@@ -92,8 +96,8 @@ class PPOUpdate:
             fit_critic(
                 self.actor_critic,
                 self.accelerator,
-                samples,
-                returns_TN,
+                Samples(self.actor_critic, rollout, self.accelerator.autocast),
+                np.where(rollout.valid, returns_TN, np.nan),
                 recipe=self.recipe,
                 epochs=self.critic.value_epochs,
                 learning_rate=critic_learning_rate,
@@ -101,28 +105,27 @@ class PPOUpdate:
             )
         means = mean_over_ranks(self.accelerator, steps)
         del means["ratio_error"]
-        predicted, targets = concatenate_ranks(rollout.values), concatenate_ranks(returns_TN)
+        if self.actor_critic.learns_values:
+            watched = rollout.values[rollout.valid], returns_TN[rollout.valid]
+            predicted, targets = (concatenate_ranks(array) for array in watched)
+            logged["explained_variance"] = explained_variance(predicted, targets)
         return {
             **means,
-            **about_kl,
-            **about_words,
-            "explained_variance": explained_variance(predicted, targets),
+            **logged,
             "first_ratio_error": max_over_ranks(self.accelerator, steps[0]["ratio_error"]),
             "n_epochs_done": epoch + 1,
         }
 
     def _data(
-        self, rollout: RolloutBuffer, samples: Samples, number: int
+        self, rollout: RolloutBuffer, samples: Samples, minibatches: Minibatches
     ) -> tuple[Batch, np.ndarray, dict[str, float]]:
         """What the losses need of each sample, the critic's targets (T, N), and what is logged."""
-        order = self._minibatches(number, 0, len(samples))
         old_log_probs_B = samples.tensor(rollout.log_probs)
         if self.ppo.recompute_log_probs:
-            old_log_probs_B = self._log_probs(samples, order)
-        rewards_TN, about_kl = self._penalized_rewards(rollout, samples, old_log_probs_B, order)
-        advantages_TN, returns_TN = self._advantages(rollout, rewards_TN)
-        if self.ppo.normalize_advantage:
-            advantages_TN = normalize_over_ranks(advantages_TN)
+            old_log_probs_B = self._log_probs(samples, minibatches)
+        rewards_TN, logged = self._penalized_rewards(rollout, samples, old_log_probs_B, minibatches)
+        advantages_TN, returns_TN, about_groups = estimate_targets(self.recipe, rollout, rewards_TN)
+        logged |= about_groups
         data = {
             "actions": samples.actions,
             "log_probs": old_log_probs_B,
@@ -130,33 +133,17 @@ class PPOUpdate:
             "returns": samples.tensor(returns_TN),
             "advantages": samples.tensor(advantages_TN),
         }
-        return data, returns_TN, about_kl
-
-    def _advantages(
-        self, rollout: RolloutBuffer, rewards_TN: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Advantages, and the critic's targets, which may have a lambda of their own."""
-        watched = (
-            rewards_TN,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.truncated,
-            self.ppo.gamma,
-        )
-        advantages_TN, returns_TN = generalized_advantages(*watched, self.ppo.gae_lambda)
-        if self.critic.value_lambda is not None:
-            _, returns_TN = generalized_advantages(*watched, self.critic.value_lambda)
-        return advantages_TN, returns_TN
+        return data, returns_TN, logged
 
     def _step(
-        self, samples: Samples, data: Batch, index: np.ndarray, number: int, where: str
+        self, samples: Samples, data: Batch, minibatch: Minibatch, number: int, where: str
     ) -> Batch:
         """One optimiser step on one minibatch, and what is logged of it."""
         self.optimizer.zero_grad()
         parts, shares = [], []
         size = self.ppo.micro_batch_size
-        for part, share in micro_batches(self.accelerator, self.model, index, size):
+        for part, share in micro_batches(self.accelerator, self.model, minibatch.index, size):
+            share *= minibatch.weight
             batch = {name: values[part] for name, values in data.items()}
             loss, stats = self._loss(samples.inputs(part), batch)
             self.accelerator.backward(loss * share)
@@ -176,17 +163,25 @@ class PPOUpdate:
         return {**means, "grad_norm": norm.detach(), "ratio_error": errors.max()}
 
     def _loss(self, inputs: Batch, batch: Batch) -> tuple[torch.Tensor, Batch]:
-        """Policy + value_coef x value - entropy_coef x entropy, and what is logged of it."""
+        """Policy + value_coef x value - entropy_coef x entropy, and what is logged of it.
+
+        There is no value loss where nothing learns values.
+        """
         log_probs, entropy, values = evaluate_actions(self.model, inputs, batch["actions"])
         policy = clipped_policy_loss(
             log_probs, batch["log_probs"], batch["advantages"], self.ppo.clip_range
         )
-        critic = value_loss(values, batch["values"], batch["returns"], self.critic.clip_range_value)
+        loss, about_values = policy.loss, {}
+        if self.actor_critic.learns_values:
+            critic = value_loss(
+                values, batch["values"], batch["returns"], self.critic.clip_range_value
+            )
+            loss = loss + self.ppo.value_coef * critic
+            about_values = {"value_loss": critic.detach()}
         entropy = entropy.mean()
-        loss = policy.loss + self.ppo.value_coef * critic - self.ppo.entropy_coef * entropy
-        return loss, {
+        return loss - self.ppo.entropy_coef * entropy, {
             "policy_loss": policy.loss.detach(),
-            "value_loss": critic.detach(),
+            **about_values,
             "entropy": entropy.detach(),
             "approx_kl": policy.approx_kl,
             "clip_fraction": policy.clip_fraction,
@@ -197,19 +192,19 @@ class PPOUpdate:
     def _log_probs(
         self,
         samples: Samples,
-        order: list[np.ndarray],
+        minibatches: Minibatches,
         reference: ReferencePolicy | None = None,
     ) -> torch.Tensor:
         """Log-probabilities of all samples' words, (B,), in minibatches as of the first epoch.
 
         Args:
             samples: The rollout.
-            order: The minibatches.
+            minibatches: How they are dealt out.
             reference: Whose; the policy's own without it.
         """
         result = torch.empty(len(samples), device=self.policy.device)
-        for index in order:
-            for part in parts_of(index, self.ppo.micro_batch_size):
+        for minibatch in minibatches(0):
+            for part in parts_of(minibatch.index, self.ppo.micro_batch_size):
                 inputs, actions = samples.inputs(part), samples.actions[part]
                 if reference is None:
                     result[part] = evaluate_actions(self.actor_critic, inputs, actions)[0]
@@ -224,23 +219,27 @@ class PPOUpdate:
         rollout: RolloutBuffer,
         samples: Samples,
         log_probs_B: torch.Tensor,
-        order: list[np.ndarray],
+        minibatches: Minibatches,
     ) -> tuple[np.ndarray, dict[str, float]]:
         """Rewards minus ``kl_coef`` times the estimated KL to the reference, word by word."""
         if self.reference is None:
             return rollout.rewards, {}
         kl_B = kl_estimates(
-            log_probs_B, self._log_probs(samples, order, self.reference), self.ppo.kl_estimator
+            log_probs_B,
+            self._log_probs(samples, minibatches, self.reference),
+            self.ppo.kl_estimator,
         )
-        mean = mean_over_ranks(self.accelerator, [{"reference_kl": kl_B.mean()}])
-        kl_TN = kl_B.double().cpu().numpy().reshape(rollout.rewards.shape)
+        share = kl_B.mean() * minibatches.weight
+        mean = mean_over_ranks(self.accelerator, [{"reference_kl": share}])
+        kl_TN = np.zeros(rollout.rewards.shape)
+        kl_TN.flat[samples.rows] = kl_B.double().cpu().numpy()
         return rollout.rewards - self.ppo.kl_coef * kl_TN, mean
 
-    def _vocabulary_share(self, samples: Samples, number: int) -> dict[str, float]:
+    def _vocabulary_share(self, samples: Samples, minibatches: Minibatches) -> dict[str, float]:
         """Now and then, the words' share of the vocabulary's probability on one minibatch."""
-        if number % VOCABULARY_SHARE_EVERY or self.policy.action_head is not None:
+        if minibatches.update % VOCABULARY_SHARE_EVERY or self.policy.action_head is not None:
             return {}
-        index = self._minibatches(number, 0, len(samples))[0]
+        index = minibatches(0)[0].index
         shares = []
         for part in parts_of(index, self.ppo.micro_batch_size):
             inputs = samples.inputs(part)
@@ -250,8 +249,15 @@ class PPOUpdate:
         share = torch.cat(shares).mean()
         return mean_over_ranks(self.accelerator, [{"vocabulary_share": share}])
 
-    def _minibatches(self, number: int, epoch: int, samples: int) -> list[np.ndarray]:
-        """A fresh partition of the samples for each epoch."""
-        rank, size = self.accelerator.process_index, self.ppo.batch_size
-        rng = derive_rng(self.recipe.run.seed, "shuffle", rank, number, epoch)
-        return np.split(rng.permutation(samples), range(size, samples, size))
+    def _minibatches(self, rollout: RolloutBuffer, number: int) -> Minibatches:
+        """How all processes deal out their samples."""
+        valid = rollout.valid
+        counts = gather_object([(int(valid.sum()), valid.size)])
+        return Minibatches(
+            self.recipe.run.seed,
+            self.accelerator.process_index,
+            self.ppo.batch_size,
+            [count for count, _ in counts],
+            number,
+            all(count == size for count, size in counts),
+        )

@@ -8,8 +8,23 @@ from typing import Any
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.recipe.sections import PPOConfig, PromptConfig, RolloutConfig, TrackingConfig
+from vlm_agent.recipe.sections import (
+    CriticConfig,
+    PPOConfig,
+    PromptConfig,
+    RolloutConfig,
+    TrackingConfig,
+)
 from vlm_agent.world.registry import declare
+
+CRITIC_KEYS = (
+    "value_input",
+    "value_lambda",
+    "value_epochs",
+    "clip_range_value",
+    "critic_warmup_updates",
+)
+"""What only a critic has; a learning rate for heads is an action head's too."""
 
 Check = Callable[[Mapping[str, Any]], dict[str, str]]
 """From the sections of a recipe to what is wrong: key -> sentence."""
@@ -18,7 +33,7 @@ Check = Callable[[Mapping[str, Any]], dict[str, str]]
 def combination_problems(sections: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with a recipe, though each value is one that its key can have."""
     found: dict[str, str] = {}
-    for check in (_world, _training_form, _adapters, _sizes, _trackers):
+    for check in (_world, _training_form, _adapters, _sizes, _groups, _trackers):
         found = check(sections) | found
     return found
 
@@ -92,8 +107,25 @@ def _sizes(sections: Mapping[str, Any]) -> dict[str, str]:
     if rollout.num_workers > rollout.num_envs:
         found["num_workers"] = f"{rollout.num_workers} is more than num_envs ({rollout.num_envs})"
     samples = rollout.rollout_steps * rollout.num_envs
-    if ppo.batch_size > samples:
+    if ppo.advantage == "gae" and ppo.batch_size > samples:
         found["batch_size"] = f"{ppo.batch_size} is more than rollout_steps x num_envs ({samples})"
+    return found
+
+
+def _groups(sections: Mapping[str, Any]) -> dict[str, str]:
+    """Group advantages have no critic, and whole groups."""
+    ppo: PPOConfig = sections["ppo"]
+    if ppo.advantage != "group":
+        return {}
+    critic, unset = sections["critic"], CriticConfig()
+    found = {
+        key: f"{getattr(critic, key)!r} is about a critic, and advantage: group has none: leave "
+        f"it out, or set advantage: gae"
+        for key in CRITIC_KEYS
+        if getattr(critic, key) != getattr(unset, key)
+    }
+    if (count := sections["rollout"].num_envs) % ppo.group_size:
+        found["num_envs"] = f"{count} is no multiple of group_size ({ppo.group_size})"
     return found
 
 

@@ -86,6 +86,24 @@ class RolloutConfig:
 class PPOConfig:
     """An update (Schulman et al. 2017)."""
 
+    advantage: Literal["gae", "group"] = setting(
+        "gae",
+        "how much better than expected a word was. gae: by a critic; group: by how much its "
+        "episode's return exceeds those of others with the same beginning (GRPO, RLOO)",
+    )
+    group_size: Annotated[int, Field(ge=2)] = setting(
+        8, "group: environments that play the same episode; num_envs is a multiple of it"
+    )
+    group_rounds: Count = setting(
+        1, "group: whole episodes of each environment in a rollout, in place of rollout_steps"
+    )
+    group_baseline: Literal["mean", "leave_one_out"] = setting(
+        "mean",
+        "group: a return is compared with the mean of the group (GRPO), or of the others (RLOO)",
+    )
+    group_std: bool = setting(
+        True, "group: advantages are divided by the standard deviation of the group's returns"
+    )
     learning_rate: Positive = setting(3e-5, "of the backbone or its adapters")
     lr_schedule: Literal["constant", "linear"] = setting(
         "constant", "linear: both learning rates fall to zero over the run"
@@ -103,7 +121,7 @@ class PPOConfig:
         "samples of a minibatch that are in memory at once, in PPO and in the warm start; "
         "none: all. The gradient is the same",
     )
-    normalize_advantage: bool = setting(True, "over the whole rollout and all processes")
+    normalize_advantage: bool = setting(True, "gae: over the whole rollout and all processes")
     target_kl: Positive | None = setting(
         None, "stop an update after the epoch whose approximate KL exceeds this"
     )

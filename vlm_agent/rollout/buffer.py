@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -22,6 +22,9 @@ class RolloutBuffer:
         next_values: V of what each word led to, before any reset, float32 (T, N).
         rewards: float64 (T, N).
         terminated, truncated: bool (T, N).
+        said: Whether a word was said there, bool (T, N); an environment may wait for others.
+        lost: Words that teach nothing because their episode was lost with its worker, bool (T, N).
+            The one in which it was lost is truncated.
         expert_actions: What the expert would have said, int64 (T, N); -1 where none was asked.
         features: Of the frames, where a frozen vision tower made them; slot t N + n.
     """
@@ -34,6 +37,8 @@ class RolloutBuffer:
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    said: np.ndarray
+    lost: np.ndarray
     expert_actions: np.ndarray
     features: FeatureCache
 
@@ -56,6 +61,28 @@ class RolloutBuffer:
             rewards=np.zeros(shape),
             terminated=np.zeros(shape, bool),
             truncated=np.zeros(shape, bool),
+            said=np.ones(shape, bool),
+            lost=np.zeros(shape, bool),
             expert_actions=np.full(shape, -1),
             features=FeatureCache(steps * len(like), feature_bytes),
         )
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Where an episode ended, whatever the reason, bool (T, N)."""
+        return self.terminated | self.truncated
+
+    @property
+    def valid(self) -> np.ndarray:
+        """The words that something is learnt from, bool (T, N)."""
+        return self.said & ~self.lost
+
+    @property
+    def lost_episodes(self) -> int:
+        """How many episodes were lost."""
+        return int((self.lost & self.ended).sum())
+
+    def first(self, steps: int) -> RolloutBuffer:
+        """The first steps, in the same memory."""
+        shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "features"}
+        return replace(self, **{name: array[:steps] for name, array in shared.items()})

@@ -17,6 +17,7 @@ from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.sources import EpisodeSource
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.batch import StepBatch
 from vlm_agent.world.pool.pool import EnvPool
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class RolloutCollector:
     Attributes:
         running: The episode of each environment.
         model_seconds: Time spent in the policy so far.
+        given_up: How many running episodes could not be taken up, since the run began.
     """
 
     def __init__(
@@ -68,27 +70,40 @@ class RolloutCollector:
         self.rank = rank
         self.feature_bytes = feature_bytes
         self.groups = np.array_split(np.arange(pool.num_envs), min(groups, pool.num_envs))
-        self.words_said = 0  # per environment, since the run began
+        self.words_said = 0  # steps since the run began, of a word per environment
         self.episodes_begun = [0] * pool.num_envs
         self.running: list[Episode] = []
         self.model_seconds = 0.0
+        self.given_up = 0
         self._observations: Observations | None = None  # to act on next
         self._pool_stood_at = -1  # its count of requests after the last one of this collector
 
     def take_up(self) -> None:
         """Make the pool stand where these episodes stand, by playing them from seeds and words.
 
+        Where the worlds do not replay, those that have begun are given up, and others begin.
+
         Raises:
             RuntimeError: The replay gave another picture than the first time.
         """
         if not self.running:
             self.running = [self._next_episode(i) for i in range(self.pool.num_envs)]
-            self.episodes_begun = [1] * self.pool.num_envs
+            self.episodes_begun = [number + 1 for number in self.episodes_begun]
+        elif not self.pool.replays:
+            self._give_up()
         again = self.pool.reset(dict(enumerate(self.running)))
         before = self._observations
         if before is not None and not np.array_equal(before.frames, again.frames):
             raise RuntimeError("a replayed episode differs from its first play")
         self._observations, self._pool_stood_at = again, self.pool.requests
+
+    def _give_up(self) -> None:
+        """Begin anew where episodes cannot be taken up, since nothing replays."""
+        for env, episode in enumerate(self.running):
+            if episode.actions:
+                self._begin_next(env)
+                self.given_up += 1
+        self._observations = None
 
     def collect_rollout(
         self, actor: Actor, steps: int, on_step: Callable[[], object] = lambda: None
@@ -101,7 +116,7 @@ class RolloutCollector:
             on_step: Called after each step, for progress bars.
 
         Returns:
-            The buffer, and the episodes that ended on the way.
+            The buffer, and the episodes that ended on the way, without those that were lost.
         """
         if self._pool_stood_at != self.pool.requests:
             self.take_up()  # somebody else has used the pool
@@ -119,9 +134,7 @@ class RolloutCollector:
         buffer = RolloutBuffer.empty(steps, self._observations, self.feature_bytes)
         finished: list[Episode] = []
         for step in range(steps):
-            uniforms = derive_rng(self.seed, "sample", self.rank, self.words_said).random(
-                self.pool.num_envs
-            )
+            uniforms = self._uniforms(self.words_said)
             for group in self.groups:
                 if step > 0:
                     finished += self._hear(actor, buffer, step - 1, group)
@@ -151,7 +164,7 @@ class RolloutCollector:
         said = self._timed(act, actor, seen, uniforms)
         self.pool.start_step(
             {int(i): int(action) for i, action in zip(group, said.actions, strict=True)},
-            {int(i): self._next_episode(i) for i in group},
+            self._following(group),
         )
         buffer.observations.put((step, group), seen)
         buffer.actions[step, group] = said.actions
@@ -170,21 +183,39 @@ class RolloutCollector:
         buffer.terminated[step, group] = led_to.terminated
         buffer.truncated[step, group] = led_to.truncated
         if led_to.truncated.any():
-            # Where only the time is up, the last observation has a value of its own.
-            final = self._timed(_predict_values, actor, led_to.observations[led_to.truncated])
-            buffer.next_values[step, group[led_to.truncated]] = final
+            self._value_cut_off(actor, buffer, step, group, led_to)
         self._observations.put(group, led_to.next_observations)
         finished = []
         for n, i in enumerate(group):
-            buffer.expert_actions[step, i] = led_to.infos[n].get("expert_action", -1)
+            info = led_to.infos[n]
+            buffer.expert_actions[step, i] = info.get("expert_action", -1)
+            if info.get("lost"):
+                self._lose(buffer, step, i)
+                self._begin_next(i)
+                continue
             self.running[i] = self.running[i].after(
-                buffer.actions[step, i], led_to.rewards[n], led_to.infos[n]
+                buffer.actions[step, i], led_to.rewards[n], info
             )
             if led_to.terminated[n] or led_to.truncated[n]:
                 finished.append(self.running[i])
-                self.running[i] = self._next_episode(i)
-                self.episodes_begun[i] += 1
+                self._begin_next(i)
         return finished
+
+    def _value_cut_off(
+        self,
+        actor: Actor,
+        buffer: RolloutBuffer,
+        step: int,
+        group: np.ndarray,
+        led_to: StepBatch,
+    ) -> None:
+        """Where only the time is up, the last observation has a value of its own."""
+        final = self._timed(_predict_values, actor, led_to.observations[led_to.truncated])
+        buffer.next_values[step, group[led_to.truncated]] = final
+
+    def _lose(self, buffer: RolloutBuffer, step: int, env: int) -> None:
+        """An environment's episode is lost: nobody knows what its last word led to."""
+        buffer.lost[step, env] = True
 
     def _timed(self, function: Callable[..., T], *arguments: Any) -> T:
         began = time.perf_counter()
@@ -192,9 +223,22 @@ class RolloutCollector:
         self.model_seconds += time.perf_counter() - began
         return result
 
+    def _uniforms(self, step: int) -> np.ndarray:
+        """What the words of a step are drawn with, (N,)."""
+        return derive_rng(self.seed, "sample", self.rank, step).random(self.pool.num_envs)
+
     def _next_episode(self, env: int) -> Episode:
         """The episode that an environment begins next."""
         return self.source.next_episode(self.rank, int(env), self.episodes_begun[env])
+
+    def _following(self, group: np.ndarray) -> dict[int, Episode]:
+        """What the environments of a group begin if their episodes end."""
+        return {int(i): self._next_episode(i) for i in group}
+
+    def _begin_next(self, env: int) -> None:
+        """An environment has begun its next episode."""
+        self.running[env] = self._next_episode(env)
+        self.episodes_begun[env] += 1
 
     def seconds(self) -> dict[str, float]:
         """Time spent so far: the workers' on physics and rendering (summed), and this process's

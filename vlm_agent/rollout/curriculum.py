@@ -11,7 +11,7 @@ from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import read_episodes
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
-from vlm_agent.rollout.sources import EpisodeSource, FreshEpisodes
+from vlm_agent.rollout.sources import EpisodeSource, FreshEpisodes, GroupedEpisodes
 from vlm_agent.runs.callbacks import Callback
 from vlm_agent.world.episode import Episode
 
@@ -113,6 +113,10 @@ class ReverseCurriculum:
         self.steps_from_success = state["steps_from_success"]
         self._recent = deque(state["recent"], maxlen=WINDOW)
 
+    def callbacks(self) -> Sequence[Callback]:
+        """It moves with how episodes end."""
+        return (MovingStart(self),)
+
 
 class MovingStart(Callback):
     """Tells a curriculum how episodes ended, which moves where the next ones begin.
@@ -137,11 +141,18 @@ class MovingStart(Callback):
 
 
 def make_source(recipe: Recipe) -> EpisodeSource:
-    """Where a recipe's episodes begin.
+    """Where a recipe's episodes begin, and who plays them.
 
     Raises:
         UserError: Its curriculum needs demonstrations, and they are missing.
     """
+    source = _beginnings(recipe)
+    if recipe.ppo.advantage == "group":
+        return GroupedEpisodes(source, recipe.ppo.group_size)
+    return source
+
+
+def _beginnings(recipe: Recipe) -> EpisodeSource:
     how = recipe.curriculum
     if how.curriculum == "none":
         return FreshEpisodes(recipe.run.seed)

@@ -14,12 +14,17 @@ from vlm_agent.rollout.buffer import RolloutBuffer
 
 
 class Samples:
-    """The B = T x N samples of a rollout, step by step.
+    """Words of a rollout, step by step, as B samples.
 
     Args:
         actor: Encodes the observations: an ``ActorCritic``.
         rollout: The buffer.
         autocast: The context in which the policy ran when the features were made.
+        chosen: Which of the T x N words, bool (T, N); all by default. Where it has none, the
+            first stands in for them.
+
+    Attributes:
+        rows: Where they are among all T x N words, (B,).
     """
 
     def __init__(
@@ -27,20 +32,24 @@ class Samples:
         actor: Any,
         rollout: RolloutBuffer,
         autocast: Callable[[], AbstractContextManager],
+        chosen: np.ndarray | None = None,
     ) -> None:
         self.actor = actor
         self.policy: VLMPolicy = actor.policy
         self.observations = rollout.observations.flatten()
         self.features = rollout.features
+        count = rollout.actions.size
+        rows = np.arange(count) if chosen is None else np.flatnonzero(chosen)
+        self.rows = rows if len(rows) else np.zeros(1, np.int64)
         self.actions = self.tensor(rollout.actions)
         self.autocast = autocast
 
     def __len__(self) -> int:
-        return len(self.observations)
+        return len(self.rows)
 
     def tensor(self, array_TN: np.ndarray) -> torch.Tensor:
-        """(T, N) as a flat tensor on the device: float32, or int64 for indices."""
-        flat = torch.from_numpy(np.ascontiguousarray(array_TN).reshape(-1))
+        """Their part of (T, N) as a tensor (B,) on the device: float32, or int64 for indices."""
+        flat = torch.from_numpy(np.ascontiguousarray(array_TN).reshape(-1)[self.rows])
         return (flat.float() if flat.is_floating_point() else flat.long()).to(self.policy.device)
 
     def inputs(self, index: np.ndarray) -> dict[str, torch.Tensor]:
@@ -49,10 +58,11 @@ class Samples:
         With a frozen vision tower they hold its features, from the rollout as far as those were
         kept, and made again for the rest.
         """
-        observations = self.observations[index]
+        rows = self.rows[index]
+        observations = self.observations[rows]
         if not self.policy.vision_is_frozen:
             return self.actor.encode(observations)
-        held, kept = self.features.get(index)
+        held, kept = self.features.get(rows)
         if kept is not None and held.all():
             return self.actor.encode(observations, kept)
         with self.autocast():

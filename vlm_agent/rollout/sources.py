@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from vlm_agent.common.seeding import episode_seed
+from vlm_agent.runs.callbacks import Callback
 from vlm_agent.world.episode import Episode
 
 
@@ -19,6 +21,9 @@ class EpisodeSource(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The opposite of :meth:`state_dict`."""
+
+    def callbacks(self) -> Sequence[Callback]:
+        """What a trainer has to tell how its episodes ended."""
 
 
 class FreshEpisodes:
@@ -41,3 +46,39 @@ class FreshEpisodes:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take."""
+
+    def callbacks(self) -> Sequence[Callback]:
+        """None: it does not matter here how episodes end."""
+        return ()
+
+
+class GroupedEpisodes:
+    """The environments of each group play the same episodes of another source.
+
+    Groups are of environments that stand side by side; their episodes begin at the same moment,
+    also where that is on the way of an episode, and are told apart by the words that are drawn.
+
+    Args:
+        source: Has one episode for each group.
+        size: Environments of a group.
+    """
+
+    def __init__(self, source: EpisodeSource, size: int) -> None:
+        self.source = source
+        self.size = size
+
+    def next_episode(self, rank: int, env: int, number: int) -> Episode:
+        """The ``number``-th episode of the environment's group."""
+        return self.source.next_episode(rank, env // self.size, number)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The other source's."""
+        return self.source.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The opposite of :meth:`state_dict`."""
+        self.source.load_state_dict(state)
+
+    def callbacks(self) -> Sequence[Callback]:
+        """The other source's."""
+        return self.source.callbacks()

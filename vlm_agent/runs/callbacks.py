@@ -30,7 +30,7 @@ class Callback:
         """The run begins, or goes on: its folder is there."""
 
     def on_step(self, trainer: Trainer) -> None:
-        """Each environment of this process has said a word more."""
+        """Each environment of this process that does not wait has said a word more."""
 
     def on_rollout_end(self, trainer: Trainer, rollout: Any, episodes: Sequence[Any]) -> None:
         """A rollout is there: this process's buffer, and the episodes that ended in all of them."""
@@ -71,7 +71,8 @@ class ProgressBar(Callback):
         self._bar.update(trainer.words_per_step)
 
     def on_rollout_end(self, trainer: Trainer, rollout: Any, episodes: Sequence[Any]) -> None:
-        """Say what takes time now."""
+        """Say what takes time now, and count what other processes said more or less."""
+        self._bar.update(trainer.timesteps - self._bar.n)
         self._bar.set_description("updating")
 
     def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:

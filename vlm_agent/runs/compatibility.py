@@ -55,7 +55,10 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
         "init_from",
         "curriculum",
         "value_input",
+        "advantage",
     ]
+    if recipe.ppo.advantage == "group":
+        fixed += ["group_size"]
     if recipe.curriculum.curriculum != "none":
         fixed += ["num_demo_episodes", "demo_noise"]
     different = [key for key in fixed if saved[key] != wanted[key]]
