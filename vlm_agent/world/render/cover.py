@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import maximum_filter1d
 
 from vlm_agent.world.render.bounds import CORNERS, mesh_triangles
 from vlm_agent.world.robosuite.names import import_mujoco
@@ -134,9 +134,12 @@ def find_strip(triangles_F33: np.ndarray, tangent: float, near: float) -> Strip:
     scale = MASK_SIZE / (2 * tangent)
     for triangle in drawn[..., :2] / -drawn[..., 2:] * scale + MASK_SIZE / 2:
         brush.polygon([tuple(corner) for corner in triangle], fill=1)
-    # A pixel counts as filled only if all those around it are. Row 0 is the lowest.
-    free = maximum_filter(~np.asarray(picture), 2 * MASK_MARGIN + 1, mode="nearest")
-    columns, rows = np.flatnonzero(free.any(0)), np.flatnonzero(free.any(1))
+    # A column or row counts as filled only if those beside it are, too. Row 0 is the lowest.
+    free = ~np.asarray(picture)
+    columns, rows = (
+        np.flatnonzero(maximum_filter1d(free.any(axis), 2 * MASK_MARGIN + 1, mode="nearest"))
+        for axis in (0, 1)
+    )
     widths = [columns[0], MASK_SIZE - 1 - columns[-1], rows[0], MASK_SIZE - 1 - rows[-1]]
     side = int(np.argmax(widths))
     axis, sign = side // 2, 1 - 2 * (side % 2)  # left, right, lower, upper
@@ -151,8 +154,8 @@ def is_mounted(model: Any, camera_id: int) -> np.ndarray:
     return (model.body_weldid[model.geom_bodyid] == body) & (body > 0)
 
 
-def mount_strip(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> Strip:
-    """:func:`find_strip` of a camera.
+class Mount:
+    """What is rigidly joined to a camera: where in the picture it is depends on the camera alone.
 
     Args:
         model: A ``mujoco.MjModel``.
@@ -160,12 +163,27 @@ def mount_strip(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> S
         camera_id: The camera.
         mounted: bool (G,), opaque geoms that are joined to it.
     """
-    meshes = model.geom_type == import_mujoco().mjtGeom.mjGEOM_MESH
-    triangles = [
-        mesh_triangles(model, geom) @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
-        for geom in np.flatnonzero(mounted & meshes)
-    ]
-    world = np.concatenate([np.empty((0, 3, 3)), *triangles])
-    in_view = (world - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
-    tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
-    return find_strip(in_view, tangent, model.vis.map.znear * model.stat.extent)
+
+    def __init__(self, model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> None:
+        self._model, self._camera_id = model, camera_id
+        meshes = model.geom_type == import_mujoco().mjtGeom.mjGEOM_MESH
+        triangles = [
+            mesh_triangles(model, g) @ data.geom_xmat[g].reshape(3, 3).T + data.geom_xpos[g]
+            for g in np.flatnonzero(mounted & meshes)
+        ]
+        world = np.concatenate([np.empty((0, 3, 3)), *triangles])
+        body = model.cam_bodyid[camera_id]
+        self._triangles = (world - data.xpos[body]) @ data.xmat[body].reshape(3, 3)
+
+    def strip(self, data: Any) -> Strip:
+        """:func:`find_strip` of the camera as it is now.
+
+        Args:
+            data: The ``mujoco.MjData``, with up-to-date kinematics of any state.
+        """
+        body = self._model.cam_bodyid[self._camera_id]
+        to_camera = data.cam_xmat[self._camera_id].reshape(3, 3).T
+        place = to_camera @ (data.xpos[body] - data.cam_xpos[self._camera_id])
+        in_view = self._triangles @ (to_camera @ data.xmat[body].reshape(3, 3)).T + place
+        tangent = np.tan(np.radians(self._model.cam_fovy[self._camera_id]) / 2)
+        return find_strip(in_view, tangent, self._model.vis.map.znear * self._model.stat.extent)

@@ -20,7 +20,7 @@ from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.facts import FACTS, Fact
 from vlm_agent.world.pool.snapshots import Snapshots
 from vlm_agent.world.render.camera import EyeInHandCamera
-from vlm_agent.world.robosuite.appearance import change_appearance
+from vlm_agent.world.robosuite.looks import Looks, scene_editor
 from vlm_agent.world.robosuite.scene import (
     PRIVILEGED_STATE,
     RobotScene,
@@ -99,8 +99,13 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.vocabulary = ActionVocabulary()
         self.seconds = {"physics": 0.0, "rendering": 0.0}
         self.moments: Snapshots[Moment] = Snapshots()
-        self.scene = RobotScene(self.config.task, self.config.robot, self.config.controller_hz)
-        change_appearance(self.scene, self.config)
+        self.scene = RobotScene(
+            self.config.task,
+            self.config.robot,
+            self.config.controller_hz,
+            scene_editor(self.config),
+        )
+        self._looks = Looks(self.scene, self.config)
         self._camera = EyeInHandCamera(self.scene, self.config.frame_size, self.config.camera)
         self._is_over = True
         self.action_space = spaces.Discrete(len(MOTIONS))
@@ -142,7 +147,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         super().reset(seed=seed)
         began = time.perf_counter()
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
-        self.scene.reset(self.episode_seed)
+        self._looks.reset(self.episode_seed)
         self._horizon = horizon
         self.words_said = 0
         self.last_action = NO_WORD
@@ -192,6 +197,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
     def _say(self, action: np.int64 | int) -> tuple[float, bool]:
         """Move by one word; the reward, and whether the task is done."""
         motion = self.vocabulary.meaning(action)
+        motion = self._looks.perturb(motion, self.episode_seed, self.words_said)
         self.scene.move(motion, self.config.step_size, self.config.control_steps)
         self.words_said += 1
         self.last_action = int(action)
