@@ -129,13 +129,17 @@ def find_strip(triangles_F33: np.ndarray, tangent: float, near: float) -> Strip:
     normals = np.cross(edges[:, 0], edges[:, 1])
     faces_camera = (normals * triangles_F33[:, 0]).sum(-1) < 0
     drawn = triangles_F33[faces_camera & (depth > near).all(-1)]
+    places = drawn[..., :2] / -drawn[..., 2:] / tangent
+    is_near = (places.max(1) > -1) & (places.min(1) < 1)
+    drawn, places = drawn[is_near.all(-1)], places[is_near.all(-1)]
     picture = Image.new("1", (MASK_SIZE, MASK_SIZE))
     brush = ImageDraw.Draw(picture)
-    scale = MASK_SIZE / (2 * tangent)
-    for triangle in drawn[..., :2] / -drawn[..., 2:] * scale + MASK_SIZE / 2:
+    for triangle in (places + 1) * MASK_SIZE / 2:
         brush.polygon([tuple(corner) for corner in triangle], fill=1)
     # A column or row counts as filled only if those beside it are, too. Row 0 is the lowest.
     free = ~np.asarray(picture)
+    if not free.any():
+        free[0, 0] = True  # it fills all of the picture; there is a strip nevertheless
     columns, rows = (
         np.flatnonzero(maximum_filter1d(free.any(axis), 2 * MASK_MARGIN + 1, mode="nearest"))
         for axis in (0, 1)
@@ -144,7 +148,7 @@ def find_strip(triangles_F33: np.ndarray, tangent: float, near: float) -> Strip:
     side = int(np.argmax(widths))
     axis, sign = side // 2, 1 - 2 * (side % 2)  # left, right, lower, upper
     normal = np.zeros(3)
-    normal[axis], normal[2] = sign, widths[side] / scale - tangent
+    normal[axis], normal[2] = sign, (widths[side] * 2 / MASK_SIZE - 1) * tangent
     return Strip(normal, -drawn[..., 2].min(initial=0.0))
 
 
@@ -174,6 +178,9 @@ class Mount:
         world = np.concatenate([np.empty((0, 3, 3)), *triangles])
         body = model.cam_bodyid[camera_id]
         self._triangles = (world - data.xpos[body]) @ data.xmat[body].reshape(3, 3)
+        edges = self._triangles[:, 1:] - self._triangles[:, :1]
+        self._normals = np.cross(edges[:, 0], edges[:, 1])
+        self._heights = (self._normals * self._triangles[:, 0]).sum(-1)
 
     def strip(self, data: Any) -> Strip:
         """:func:`find_strip` of the camera as it is now.
@@ -182,8 +189,10 @@ class Mount:
             data: The ``mujoco.MjData``, with up-to-date kinematics of any state.
         """
         body = self._model.cam_bodyid[self._camera_id]
-        to_camera = data.cam_xmat[self._camera_id].reshape(3, 3).T
-        place = to_camera @ (data.xpos[body] - data.cam_xpos[self._camera_id])
-        in_view = self._triangles @ (to_camera @ data.xmat[body].reshape(3, 3)).T + place
+        from_body = data.xmat[body].reshape(3, 3)
+        axes = from_body.T @ data.cam_xmat[self._camera_id].reshape(3, 3)
+        camera = from_body.T @ (data.cam_xpos[self._camera_id] - data.xpos[body])
+        faces_camera = self._normals @ camera > self._heights
+        in_view = (self._triangles[faces_camera] - camera) @ axes
         tangent = np.tan(np.radians(self._model.cam_fovy[self._camera_id]) / 2)
         return find_strip(in_view, tangent, self._model.vis.map.znear * self._model.stat.extent)

@@ -74,7 +74,6 @@ class Looks:
             self._nominal.keep(f"vis.headlight.{kind}")
         self._object = self._handled_object()
         self._distractors = self._spare_things()
-        self._dress(0)
 
     def _ids(self, names: list[str]) -> list[int]:
         return [self._scene.env.sim.model.geom_name2id(name) for name in names]

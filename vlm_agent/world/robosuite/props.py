@@ -94,6 +94,8 @@ class HandledObject:
         nominal.keep("tendon_invweight0", "actuator_acc0", "stat.meaninertia")
         self._for_pictures = Nominal(model)
         self._for_pictures.keep("stat.meanmass", "stat.meansize", "stat.extent", "stat.center")
+        self._for_pictures.keep("cam_mat0", "cam_pos0", "cam_poscom0")
+        self._for_pictures.keep("light_dir0", "light_pos0", "light_poscom0")
 
     def _find_lengths(self) -> list[np.ndarray]:
         """What grows with the object: sizes, boxes, vertices, and places in its bodies."""
