@@ -182,17 +182,12 @@ class Mount:
         self._normals = np.cross(edges[:, 0], edges[:, 1])
         self._heights = (self._normals * self._triangles[:, 0]).sum(-1)
 
-    def strip(self, data: Any) -> Strip:
-        """:func:`find_strip` of the camera as it is now.
-
-        Args:
-            data: The ``mujoco.MjData``, with up-to-date kinematics of any state.
-        """
-        body = self._model.cam_bodyid[self._camera_id]
-        from_body = data.xmat[body].reshape(3, 3)
-        axes = from_body.T @ data.cam_xmat[self._camera_id].reshape(3, 3)
-        camera = from_body.T @ (data.cam_xpos[self._camera_id] - data.xpos[body])
-        faces_camera = self._normals @ camera > self._heights
-        in_view = (self._triangles[faces_camera] - camera) @ axes
-        tangent = np.tan(np.radians(self._model.cam_fovy[self._camera_id]) / 2)
-        return find_strip(in_view, tangent, self._model.vis.map.znear * self._model.stat.extent)
+    def strip(self) -> Strip:
+        """:func:`find_strip` of the camera as it stands on its body now."""
+        model, camera_id = self._model, self._camera_id
+        place, axes = model.cam_pos[camera_id], np.empty(9)
+        import_mujoco().mju_quat2Mat(axes, model.cam_quat[camera_id])
+        faces_camera = self._normals @ place > self._heights
+        in_view = (self._triangles[faces_camera] - place) @ axes.reshape(3, 3)
+        tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
+        return find_strip(in_view, tangent, model.vis.map.znear * model.stat.extent)

@@ -87,9 +87,9 @@ class Visibility:
         self._shapes = np.full_like(model.geom_aabb, np.nan)
         self._known: tuple[bytes, ...] = ()
         self._lens: tuple[bytes, ...] = ()
-        self._notice(data)
+        self._notice()
 
-    def _notice(self, data: Any) -> None:
+    def _notice(self) -> None:
         """Take up what has changed of shapes, materials, lights and the camera itself."""
         model, camera = self._model, self._camera_id
         lens = model.cam_pos[camera], model.cam_quat[camera], model.cam_fovy[camera]
@@ -107,7 +107,7 @@ class Visibility:
         self._measure_shapes()
         if known[: len(lens)] != self._lens:
             self._lens = known[: len(lens)]
-            self._strip = self._mount.strip(data)
+            self._strip = self._mount.strip()
             self._tangent = np.tan(np.radians(model.cam_fovy[camera]) / 2) * WIDER
 
     def _measure_shapes(self) -> None:
@@ -134,7 +134,7 @@ class Visibility:
             data: The ``mujoco.MjData``, with up-to-date kinematics.
             with_mirror: Whether mirror images count.
         """
-        self._notice(data)
+        self._notice()
         nothing = np.zeros_like(self._drawn)
         if self._casts_shadows:
             return View(self._drawn, self._drawn, True, with_mirror)

@@ -14,7 +14,14 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.robosuite.names import import_mujoco
-from vlm_agent.world.robosuite.props import Distractors, Edit, HandledObject, Nominal, with_props
+from vlm_agent.world.robosuite.props import (
+    Distractors,
+    Edit,
+    HandledObject,
+    Nominal,
+    material_kind,
+    with_props,
+)
 from vlm_agent.world.robosuite.randomize import (
     OWN,
     Ranges,
@@ -151,7 +158,7 @@ class Looks:
         return self._ranges.draw(key, self._ranges.rng(key, seed), otherwise)
 
     def _set_lights(self, seed: int) -> None:
-        model, light = self._model, np.full(3, self._config.light)
+        model, light = self._model, np.full(3, self._config.light, np.float32)
         light *= self._draw("light_brightness", seed, 1.0)
         if "light_tint" in self._ranges.values:
             rng = self._ranges.rng("light_tint", seed)
@@ -188,8 +195,9 @@ class Looks:
         w, x, y, z = model.cam_quat[camera]
         rotation = Rotation.from_quat([x, y, z, w])
         model.cam_pos[camera] += rotation.apply(shift)
-        x, y, z, w = (rotation * turn).as_quat()
-        model.cam_quat[camera] = w, x, y, z
+        if turn.magnitude():
+            x, y, z, w = (rotation * turn).as_quat()
+            model.cam_quat[camera] = w, x, y, z
 
     def _paint(self, part: str, geoms: list[int], seed: int) -> None:
         """Paint is plain, unless a texture has been chosen, which then has its colour."""
@@ -202,8 +210,9 @@ class Looks:
             if colour is None:
                 colour = (0.7, 0.7, 0.7)
         elif texture != OWN:
-            kind = "cube" if part == "object" else "2d"
-            model.geom_matid[geoms] = model.material(f"{texture}_{kind}").id
+            for geom in geoms:
+                kind = material_kind(model, geom) if part == "object" else "flat"
+                model.geom_matid[geom] = model.material(f"{texture}_{kind}").id
         if colour is not None:
             model.geom_rgba[geoms, :3] = colour
 

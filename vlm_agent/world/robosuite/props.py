@@ -159,8 +159,7 @@ def with_props(env: Any, distractors: int, textures: bool) -> Any:
     Args:
         env: robosuite's environment, as it was made with seed 0.
         distractors: How many things.
-        textures: Whether to add two materials of each of :data:`PATTERNS`: for things with faces,
-            and for flat ones.
+        textures: Whether to add materials of each of :data:`PATTERNS`.
     """
     env.set_xml_processor(partial(_add_props, distractors=distractors, textures=textures))
     # Sizes that are drawn when the scene is built have to be drawn alike.
@@ -177,13 +176,13 @@ def _add_props(xml: str, distractors: int, textures: bool) -> str:
     assets, world = root.find("asset"), root.find("worldbody")
     assert assets is not None and world is not None
     for name in PATTERNS if textures else ():
-        for kind, repeat in (("cube", "2 2"), ("2d", "8 8")):
-            texture = {"name": f"{name}_{kind}", "type": kind, "width": "64", "rgb1": ".9 .9 .9"}
+        for kind, repeat, uniform in KINDS:
+            shape = "cube" if kind == "cube" else "2d"
+            texture = {"name": f"{name}_{kind}", "type": shape, "width": "64", "rgb1": ".9 .9 .9"}
             height = "384" if kind == "cube" else "64"
             texture |= {"height": height, "rgb2": ".5 .5 .5", "markrgb": ".35 .35 .35"}
             ElementTree.SubElement(assets, "texture", texture | _PATTERN[name])
             material = {"name": f"{name}_{kind}", "texture": f"{name}_{kind}", "texrepeat": repeat}
-            uniform = "true" if kind == "2d" else "false"
             ElementTree.SubElement(assets, "material", material | {"texuniform": uniform})
     for number in range(distractors):
         thing = {"name": f"distractor{number}", "type": SHAPES[number % len(SHAPES)]}
@@ -192,6 +191,20 @@ def _add_props(xml: str, distractors: int, textures: bool) -> str:
         thing |= {"pos": "0 0 .5", "quat": ".8 0 0 .6", "contype": "0", "conaffinity": "0"}
         ElementTree.SubElement(world, "geom", thing)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+KINDS = (("flat", "8 8", "true"), ("mesh", "2 2", "false"), ("cube", "2 2", "false"))
+"""Each pattern's materials: name, repeats of the texture, and whether these are per metre."""
+
+
+def material_kind(model: Any, geom: int) -> str:
+    """Which of :data:`KINDS` goes onto an object's geom.
+
+    A mesh that knows its place in a picture takes a flat one: with a cube's, what MuJoCo draws
+    depends on what it has drawn before.
+    """
+    mesh = model.geom_dataid[geom]
+    return "mesh" if mesh >= 0 and model.mesh_texcoordadr[mesh] >= 0 else "cube"
 
 
 _PATTERN = {
