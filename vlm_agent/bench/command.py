@@ -60,6 +60,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "control": _robot(
         "the scripted expert with the controller at 100 Hz and at stock 500 Hz", 3000
     ),
+    "looks": Benchmark(
+        "a word and its frame: the usual scene, and one of which everything is drawn anew",
+        {
+            "frame_size": Option(112, "pixels", 28, 640),
+            "words": Option(1200, "how many"),
+        },
+    ),
     "pool": _robot("two workers against one, and rollouts with the tiny policy", 180),
     "soak": _robot("a worker's memory and open files after a tenth of the words and later", 20_000),
     "scoring": _model(

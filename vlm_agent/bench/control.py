@@ -11,7 +11,6 @@ from tqdm import tqdm
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.config import PHYSICS_HZ, EnvConfig
 from vlm_agent.world.env import LanguageActionEnv
-from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.tasks import get_task
 
 
@@ -66,7 +65,7 @@ def measure(task: str, robot: str, frame_size: int, words: int) -> dict[str, Any
 def _play(env: LanguageActionEnv, seed: int) -> tuple[int, bool, float]:
     """One episode of the expert: its length, whether it succeeded, seconds of physics."""
     env.reset(seed=seed)
-    expert, began = ScriptedExpert(env), env.seconds["physics"]
+    expert, began = env.world.expert(), env.seconds["physics"]
     length, ended = 0, False
     while not ended:
         *_, terminated, truncated, _ = env.step(expert.act())

@@ -23,8 +23,8 @@ class SceneCamera:
     The frames of mode ``exact`` are robosuite's own, bit for bit: only what cannot change a pixel
     is left out (:mod:`vlm_agent.world.render.visibility`). The OpenGL context belongs to the
     process that makes the camera, and its buffer is as large as the picture: a larger one costs
-    time and changes no pixel. Geoms may move and change their alpha; sizes, colours of the
-    camera's mount, reflectances and lights have to stay as they are when the camera is made.
+    time and changes no pixel. What may change between two frames, and what has to stay, is what
+    :class:`~vlm_agent.world.render.visibility.Visibility` says; and textures stay, materials' too.
 
     Args:
         sim: robosuite's ``env.sim``.
@@ -58,6 +58,7 @@ class SceneCamera:
         self._renderer = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
         buffer.offwidth, buffer.offheight = usual
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
+        self._shapes = self._model.geom_aabb.copy()
         # The display is shut down when the interpreter ends; the context has to go before it.
         atexit.register(_close, weakref.ref(self))
 
@@ -81,9 +82,19 @@ class SceneCamera:
         self._scene.flags[flags.mjRND_REFLECTION] = view.reflections
         self._scene.flags[flags.mjRND_SKYBOX] = view.sky
         self._context.make_current()
+        self._upload_meshes()
         mujoco.mjr_render(self._rect, self._scene, self._renderer)
         mujoco.mjr_readPixels(self._pixels, None, self._rect, self._renderer)
         return self._pixels[::-1].copy()  # OpenGL's first row is the lowest
+
+    def _upload_meshes(self) -> None:
+        """Give OpenGL the meshes that have changed their size since they were uploaded."""
+        changed = (self._model.geom_aabb != self._shapes).any(1)
+        if changed.any():
+            self._shapes = self._model.geom_aabb.copy()
+            meshes = changed & (self._model.geom_type == self._mujoco.mjtGeom.mjGEOM_MESH)
+            for mesh in np.unique(self._model.geom_dataid[meshes]):
+                self._mujoco.mjr_uploadMesh(self._model, self._renderer, int(mesh))
 
     def close(self) -> None:
         """Free the OpenGL context. Safe to call twice."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import maximum_filter1d
 
 from vlm_agent.world.render.bounds import CORNERS, mesh_triangles
 from vlm_agent.world.robosuite.names import import_mujoco
@@ -129,19 +129,26 @@ def find_strip(triangles_F33: np.ndarray, tangent: float, near: float) -> Strip:
     normals = np.cross(edges[:, 0], edges[:, 1])
     faces_camera = (normals * triangles_F33[:, 0]).sum(-1) < 0
     drawn = triangles_F33[faces_camera & (depth > near).all(-1)]
+    places = drawn[..., :2] / -drawn[..., 2:] / tangent
+    is_near = (places.max(1) > -1) & (places.min(1) < 1)
+    drawn, places = drawn[is_near.all(-1)], places[is_near.all(-1)]
     picture = Image.new("1", (MASK_SIZE, MASK_SIZE))
     brush = ImageDraw.Draw(picture)
-    scale = MASK_SIZE / (2 * tangent)
-    for triangle in drawn[..., :2] / -drawn[..., 2:] * scale + MASK_SIZE / 2:
+    for triangle in (places + 1) * MASK_SIZE / 2:
         brush.polygon([tuple(corner) for corner in triangle], fill=1)
-    # A pixel counts as filled only if all those around it are. Row 0 is the lowest.
-    free = maximum_filter(~np.asarray(picture), 2 * MASK_MARGIN + 1, mode="nearest")
-    columns, rows = np.flatnonzero(free.any(0)), np.flatnonzero(free.any(1))
+    # A column or row counts as filled only if those beside it are, too. Row 0 is the lowest.
+    free = ~np.asarray(picture)
+    if not free.any():
+        free[0, 0] = True  # it fills all of the picture; there is a strip nevertheless
+    columns, rows = (
+        np.flatnonzero(maximum_filter1d(free.any(axis), 2 * MASK_MARGIN + 1, mode="nearest"))
+        for axis in (0, 1)
+    )
     widths = [columns[0], MASK_SIZE - 1 - columns[-1], rows[0], MASK_SIZE - 1 - rows[-1]]
     side = int(np.argmax(widths))
     axis, sign = side // 2, 1 - 2 * (side % 2)  # left, right, lower, upper
     normal = np.zeros(3)
-    normal[axis], normal[2] = sign, widths[side] / scale - tangent
+    normal[axis], normal[2] = sign, (widths[side] * 2 / MASK_SIZE - 1) * tangent
     return Strip(normal, -drawn[..., 2].min(initial=0.0))
 
 
@@ -151,8 +158,8 @@ def is_mounted(model: Any, camera_id: int) -> np.ndarray:
     return (model.body_weldid[model.geom_bodyid] == body) & (body > 0)
 
 
-def mount_strip(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> Strip:
-    """:func:`find_strip` of a camera.
+class Mount:
+    """What is rigidly joined to a camera: where in the picture it is depends on the camera alone.
 
     Args:
         model: A ``mujoco.MjModel``.
@@ -160,12 +167,27 @@ def mount_strip(model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> S
         camera_id: The camera.
         mounted: bool (G,), opaque geoms that are joined to it.
     """
-    meshes = model.geom_type == import_mujoco().mjtGeom.mjGEOM_MESH
-    triangles = [
-        mesh_triangles(model, geom) @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
-        for geom in np.flatnonzero(mounted & meshes)
-    ]
-    world = np.concatenate([np.empty((0, 3, 3)), *triangles])
-    in_view = (world - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
-    tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
-    return find_strip(in_view, tangent, model.vis.map.znear * model.stat.extent)
+
+    def __init__(self, model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> None:
+        self._model, self._camera_id = model, camera_id
+        meshes = model.geom_type == import_mujoco().mjtGeom.mjGEOM_MESH
+        triangles = [
+            mesh_triangles(model, g) @ data.geom_xmat[g].reshape(3, 3).T + data.geom_xpos[g]
+            for g in np.flatnonzero(mounted & meshes)
+        ]
+        world = np.concatenate([np.empty((0, 3, 3)), *triangles])
+        body = model.cam_bodyid[camera_id]
+        self._triangles = (world - data.xpos[body]) @ data.xmat[body].reshape(3, 3)
+        edges = self._triangles[:, 1:] - self._triangles[:, :1]
+        self._normals = np.cross(edges[:, 0], edges[:, 1])
+        self._heights = (self._normals * self._triangles[:, 0]).sum(-1)
+
+    def strip(self) -> Strip:
+        """:func:`find_strip` of the camera as it stands on its body now."""
+        model, camera_id = self._model, self._camera_id
+        place, axes = model.cam_pos[camera_id], np.empty(9)
+        import_mujoco().mju_quat2Mat(axes, model.cam_quat[camera_id])
+        faces_camera = self._normals @ place > self._heights
+        in_view = (self._triangles[faces_camera] - place) @ axes.reshape(3, 3)
+        tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
+        return find_strip(in_view, tangent, model.vis.map.znear * model.stat.extent)

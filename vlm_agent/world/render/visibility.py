@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vlm_agent.world.render.bounds import GeomBoxes, PlacedBoxes, Poses, bounding_boxes, is_large
-from vlm_agent.world.render.cover import MARGIN, Boxes, is_mounted, mount_strip
+from vlm_agent.world.render.cover import MARGIN, Boxes, Mount, is_mounted
 from vlm_agent.world.render.mirror import Mirror, look_at_mirror
 from vlm_agent.world.robosuite.names import import_mujoco
 
@@ -57,6 +57,10 @@ class View:
 class Visibility:
     """Finds what a camera may see in the present state of a simulation.
 
+    Geoms may move, and between two looks their sizes, materials and alpha may change, as may the
+    camera's place and angle of view, and lights. Which geoms there are, of which types and groups,
+    and the shapes of what the camera is mounted on stay as they are.
+
     Args:
         model: A ``mujoco.MjModel``.
         data: Its ``mujoco.MjData``, with up-to-date kinematics of any state.
@@ -68,28 +72,60 @@ class Visibility:
         kinds = import_mujoco().mjtGeom
         plane, box = model.geom_type == kinds.mjGEOM_PLANE, model.geom_type == kinds.mjGEOM_BOX
         opaque = drawn & (_alpha(model) >= OPAQUE_ALPHA)
-        shiny = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
         self._model = model
         self._camera_id = camera_id
         self._drawn = drawn
-        # A shadow may fall into the view from anywhere; then nothing is left out.
-        self._casts_shadows = bool((model.light_castshadow & model.light_active).any())
-        self._planes = drawn & plane
-        self._boxes = np.flatnonzero(drawn & box & (model.geom_size.min(1) > 2 * MARGIN))
-        self._mirrors = np.flatnonzero(drawn & (plane | box) & shiny)
-        whole = np.flatnonzero(drawn & ~plane)
-        self._whole = GeomBoxes(whole, model.geom_aabb[whole].reshape(-1, 2, 3))
-        parts = {geom: bounding_boxes(model, geom) for geom in whole if is_large(model, geom)}
-        self._parts = GeomBoxes(
-            np.repeat(list(parts), [len(boxes) for boxes in parts.values()]).astype(int),
-            np.concatenate([np.empty((0, 2, 3)), *parts.values()]),
-        )
-        self._large = np.isin(np.arange(model.ngeom), list(parts))
+        self._planes, self._drawn_boxes = drawn & plane, drawn & box
+        self._solids = np.flatnonzero(drawn & ~plane)
+        self._large = np.zeros_like(drawn)
+        self._large[[geom for geom in self._solids if is_large(model, geom)]] = True
+        self._parts_of: dict[int, np.ndarray] = {}
         mounted = is_mounted(model, camera_id)
         self._worth = (self._large | (model.geom_type == kinds.mjGEOM_CYLINDER)) & ~mounted
-        self._strip = mount_strip(model, data, camera_id, opaque & mounted)
-        self._tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2) * WIDER
+        self._mount = Mount(model, data, camera_id, opaque & mounted)
         self._near = model.vis.map.znear * model.stat.extent
+        self._shapes = np.full_like(model.geom_aabb, np.nan)
+        self._known: tuple[bytes, ...] = ()
+        self._lens: tuple[bytes, ...] = ()
+        self._notice()
+
+    def _notice(self) -> None:
+        """Take up what has changed of shapes, materials, lights and the camera itself."""
+        model, camera = self._model, self._camera_id
+        lens = model.cam_pos[camera], model.cam_quat[camera], model.cam_fovy[camera]
+        surfaces = model.geom_aabb, model.geom_size, model.geom_matid
+        lights = model.light_castshadow, model.light_active
+        known = tuple(field.tobytes() for field in (*lens, *surfaces, *lights))
+        if known == self._known:
+            return
+        self._known = known
+        shiny = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
+        # A shadow may fall into the view from anywhere; then nothing is left out.
+        self._casts_shadows = bool((model.light_castshadow & model.light_active).any())
+        self._boxes = np.flatnonzero(self._drawn_boxes & (model.geom_size.min(1) > 2 * MARGIN))
+        self._mirrors = np.flatnonzero((self._planes | self._drawn_boxes) & shiny)
+        self._measure_shapes()
+        if known[: len(lens)] != self._lens:
+            self._lens = known[: len(lens)]
+            self._strip = self._mount.strip()
+            self._tangent = np.tan(np.radians(model.cam_fovy[camera]) / 2) * WIDER
+
+    def _measure_shapes(self) -> None:
+        """The bounding boxes of what has changed its size."""
+        model = self._model
+        changed = (model.geom_aabb != self._shapes).any(1)
+        if not changed.any():
+            return
+        self._shapes = model.geom_aabb.copy()
+        whole = self._solids
+        self._whole = GeomBoxes(whole, model.geom_aabb[whole].reshape(-1, 2, 3))
+        large = np.flatnonzero(changed & self._large)
+        self._parts_of |= {int(geom): bounding_boxes(model, geom) for geom in large}
+        counts = [len(boxes) for boxes in self._parts_of.values()]
+        self._parts = GeomBoxes(
+            np.repeat(list(self._parts_of), counts).astype(int),
+            np.concatenate([np.empty((0, 2, 3)), *self._parts_of.values()]),
+        )
 
     def look(self, data: Any, with_mirror: bool = True) -> View:
         """What the camera may see now.
@@ -98,6 +134,7 @@ class Visibility:
             data: The ``mujoco.MjData``, with up-to-date kinematics.
             with_mirror: Whether mirror images count.
         """
+        self._notice()
         nothing = np.zeros_like(self._drawn)
         if self._casts_shadows:
             return View(self._drawn, self._drawn, True, with_mirror)

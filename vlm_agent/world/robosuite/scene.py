@@ -13,6 +13,7 @@ from vlm_agent.world.actions import Motion
 from vlm_agent.world.config import CONTROL_HZ
 from vlm_agent.world.robosuite.names import import_robosuite, name_problems
 from vlm_agent.world.robosuite.physics import ArmPhysics, PhysicsSnapshot
+from vlm_agent.world.robosuite.props import Edit
 from vlm_agent.world.robosuite.tasks import TASKS, Goal, get_task
 
 PRIVILEGED_STATE: tuple[str, ...] = (
@@ -81,6 +82,7 @@ class RobotScene:
         task: robosuite task, e.g. ``PickPlaceCan``.
         robot: robosuite arm, e.g. ``Panda``.
         controller_hz: Rate of the controller, see :class:`ArmPhysics`.
+        edit: What to make of robosuite's environment before it is used.
 
     Attributes:
         can_be_restored: Whether all that this task knows of an episode is MuJoCo's state.
@@ -89,12 +91,14 @@ class RobotScene:
         UserError: An unknown task or robot (the message names the nearest ones).
     """
 
-    def __init__(self, task: str, robot: str = "Panda", controller_hz: int = 100) -> None:
+    def __init__(
+        self, task: str, robot: str = "Panda", controller_hz: int = 100, edit: Edit | None = None
+    ) -> None:
         problems = name_problems(task, robot)
         if problems:
             raise UserError("; ".join(problems.values()))
         self.task = get_task(task)
-        self.env = _make_robosuite(task, robot)
+        self.env = _make_robosuite(task, robot, edit)
         self.robot = self.env.robots[0]
         self.arm = self.robot.arms[0]
         self.physics = ArmPhysics(self.env, self.robot, self.arm, controller_hz)
@@ -123,7 +127,7 @@ class RobotScene:
         """
         if motion.gripper is not None:
             self.gripper_closed = motion.gripper == "close"
-        offset = self.base_rotation @ np.array(motion.direction) * step_size
+        offset = self.base_rotation @ np.array(motion.direction) * motion.length(step_size)
         leash = LEASH_STEPS * step_size
         here = self.gripper_position
         self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
@@ -244,13 +248,8 @@ class RobotScene:
         """
         closed = float(self.gripper_closed)
         if self.task.target is None:
-            hand = [0.0] * (len(PRIVILEGED_STATE) - 4) + [
-                10 * self.finger_gap(),
-                closed,
-                0.0,
-                staged,
-            ]
-            return np.array(hand, np.float32)
+            hand = [10 * self.finger_gap(), closed, 0.0, staged]
+            return np.array([0.0] * (len(PRIVILEGED_STATE) - 4) + hand, np.float32)
         position, gripper = self.object_position(), self.gripper_position
         offset = 10 * (position - gripper)
         goal = self.goal()
@@ -266,7 +265,7 @@ class RobotScene:
         self.env.close()
 
 
-def _make_robosuite(task: str, robot: str) -> Any:
+def _make_robosuite(task: str, robot: str, edit: Edit | None) -> Any:
     """The robosuite environment: no renderer, no observables' camera, absolute world targets."""
     robosuite = import_robosuite()
     from robosuite.controllers import load_composite_controller_config
@@ -275,7 +274,7 @@ def _make_robosuite(task: str, robot: str) -> Any:
     arm = config["body_parts"]["right"]
     arm.update(type="OSC_POSE", input_type="absolute", input_ref_frame="world")
     config["body_parts"] = {"right": arm}
-    return robosuite.make(
+    env = robosuite.make(
         task,
         robots=robot,
         controller_configs=config,
@@ -290,6 +289,7 @@ def _make_robosuite(task: str, robot: str) -> Any:
         # Sizes that robosuite draws once, when the scene is built (Lift's cube), must not vary.
         seed=0,
     )
+    return env if edit is None else edit(env)
 
 
 def _rotation_vector(matrix: np.ndarray) -> np.ndarray:

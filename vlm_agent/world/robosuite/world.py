@@ -12,9 +12,9 @@ from vlm_agent.world.actions import Meaning, Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import Expert, Happening, Spectator, World
 from vlm_agent.world.render.camera import EyeInHandCamera, SceneCamera
-from vlm_agent.world.robosuite.appearance import change_appearance
 from vlm_agent.world.robosuite.declaration import declare_robot
 from vlm_agent.world.robosuite.expert import ScriptedExpert
+from vlm_agent.world.robosuite.looks import Looks, scene_editor
 from vlm_agent.world.robosuite.scene import RobotScene, SceneSnapshot
 
 
@@ -49,9 +49,11 @@ class RobotWorld(World):
         self.spec = declare_robot(config)
         self.config = config
         self.gamma = gamma
-        self.scene = RobotScene(config.task, config.robot, config.controller_hz)
+        self.scene = RobotScene(
+            config.task, config.robot, config.controller_hz, scene_editor(config)
+        )
         self.env = self.scene.env
-        change_appearance(self.scene, config)
+        self._looks = Looks(self.scene, config)
         self._camera = EyeInHandCamera(self.scene, config.frame_size, config.camera)
         self._potential = self._previous = 0.0
 
@@ -62,15 +64,16 @@ class RobotWorld(World):
 
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed."""
-        self.scene.reset(seed)
+        self._seed = seed
+        self._looks.reset(seed)
         self._potential = self.scene.staged_reward()
         return None
 
     def say(self, meaning: Meaning, number: int) -> Happening:
         """Move by one word."""
-        del number
         assert isinstance(meaning, Motion)
-        self.scene.move(meaning, self.config.step_size, self.config.control_steps)
+        motion = self._looks.perturb(meaning, self._seed, number)
+        self.scene.move(motion, self.config.step_size, self.config.control_steps)
         success = self.scene.is_success()
         self._previous, self._potential = self._potential, self.scene.staged_reward()
         stage = self.scene.stage(success).name.lower()
