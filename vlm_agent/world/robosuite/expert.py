@@ -11,7 +11,7 @@ from vlm_agent.world.actions import ActionVocabulary
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.robosuite.env import LanguageActionEnv, Observation
-from vlm_agent.world.robosuite.grasp import PALM_DEPTH, best_turn, in_the_way
+from vlm_agent.world.robosuite.geometry.grasp import PALM_DEPTH, best_grasp, in_the_way
 from vlm_agent.world.robosuite.scene import RobotScene
 from vlm_agent.world.robosuite.tasks import get_task
 from vlm_agent.world.robosuite.words import WordChoice
@@ -31,7 +31,7 @@ REACH = np.array([0.015, 0.015, 0.005])
 RISE = 0.08
 """Metres that the hand goes up where it matters only that it is well away."""
 
-PRECISION = 0.03
+PRECISION = 0.015
 """Metres: the length of a word that is short enough to come near to an object with."""
 
 UPWARDS, DOWNWARDS = np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.0, -1.0])
@@ -65,6 +65,8 @@ class ScriptedExpert:
         self.step_size = env.config.step_size
         self.words = WordChoice(vocabulary or env.vocabulary, self.step_size)
         self.unit = max(self.words.shortest, min(self.step_size, PRECISION))
+        # The eight words alone are too many to be spent on the middle of a bin.
+        self.spread = self.step_size if self.words.is_rich else np.inf
 
     @staticmethod
     def check(config: EnvConfig) -> None:
@@ -84,13 +86,14 @@ class ScriptedExpert:
         centre, half = scene.object_bounds()
         is_around = self._is_around(centre, half)
         if scene.gripper_closed:
-            if is_around and scene.finger_speed() > FINGER_SPEED:
+            if is_around and scene.hand.finger_speed() > FINGER_SPEED:
                 return words.close
             # Fingers at rest that are not shut have something between them.
-            is_held = is_around and scene.finger_gap() > SHUT_GAP
+            is_held = is_around and scene.hand.finger_gap() > SHUT_GAP
             return self._carry(centre, half) if is_held else words.open
-        if is_around and self._carry(centre, half) == words.open:
-            return words.open  # it is being let go
+        is_letting_go = is_around and self._carry(centre, half) == words.open
+        if is_letting_go and (scene.hand.finger_speed() > FINGER_SPEED or not self._over_goal(centre)):
+            return words.open
         if self._over_goal(centre):
             return self._up(RISE)  # it lies where it belongs, the hand is in the way
         return self._approach(centre, half)
@@ -107,9 +110,7 @@ class ScriptedExpert:
             if gripper[2] < clear:
                 return self._up(clear - gripper[2])
         if gripper[2] >= top + CLEARANCE:
-            word = self._sideways(offset, np.array([fine, fine]))
-            if word is None:
-                word = best_turn(self.scene, self.words.turns)
+            word = self._line_up(offset, fine, coarse)
             if word is not None:
                 return word
         elif not self.words.turns:
@@ -122,6 +123,15 @@ class ScriptedExpert:
         if gripper[2] > height + 0.6 * self.unit:
             return self.words.along(DOWNWARDS, gripper[2] - height, 0.4 * self.unit)
         return self.words.close
+
+    def _line_up(self, offset: np.ndarray, fine: float, coarse: float) -> int | None:
+        """The next word above the object; ``None`` if the hand can go down from here."""
+        is_over = bool((np.abs(offset[:2]) <= coarse).all())
+        if not (self.words.turns and is_over):
+            return self._sideways(offset, np.array([fine, fine]))
+        grasp = best_grasp(self.scene, self.words.turns, self.words.shortest, coarse)
+        word = self._sideways(grasp.move, np.zeros(2))
+        return grasp.word if word is None else word
 
     def _is_around(self, centre: np.ndarray, half: np.ndarray) -> bool:
         """Whether the object is where the fingers can have hold of it."""
@@ -140,7 +150,8 @@ class ScriptedExpert:
         if goal is None:
             return self._up(RISE)
         bottom = centre[2] - half[2]
-        sideways = self._sideways(self._local(goal.position - centre), goal.tolerance)
+        tolerance = np.minimum(goal.tolerance, self.spread)
+        sideways = self._sideways(self._local(goal.position - centre), tolerance)
         if sideways is not None:
             clear = in_the_way(self.scene, centre, goal.position, goal.wall) + CLEARANCE
             return self._up(clear - bottom) if bottom < clear else sideways
@@ -162,7 +173,9 @@ class ScriptedExpert:
             if abs(offset[axis]) > tolerance[axis]:
                 direction = np.zeros(3)
                 direction[axis] = np.sign(offset[axis])
-                return self.words.along(direction, abs(offset[axis]), tolerance[axis])
+                # Not far beyond: a place may lie at the end of the arm's reach.
+                too_far = min(tolerance[axis], 0.55 * self.unit)
+                return self.words.along(direction, abs(offset[axis]), too_far)
         return None
 
     def _up(self, distance: float) -> int:

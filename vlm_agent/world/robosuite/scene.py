@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import Motion
-from vlm_agent.world.robosuite.geometry import bounds, hull_points
+from vlm_agent.world.robosuite.geometry.hand import Hand
+from vlm_agent.world.robosuite.geometry.objects import bounds
 from vlm_agent.world.robosuite.names import make_robosuite, name_problems, scene_name
 from vlm_agent.world.robosuite.physics import ArmPhysics, PhysicsSnapshot
 from vlm_agent.world.robosuite.tasks import Goal, get_task
@@ -107,6 +108,7 @@ class RobotScene:
         self.env = make_robosuite(task, robot)
         self.robot = self.env.robots[0]
         self.arm = self.robot.arms[0]
+        self.hand = Hand(self.env, self.robot, self.arm)
         self.physics = ArmPhysics(self.env, self.robot, self.arm, controller_hz)
         self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
 
@@ -127,7 +129,7 @@ class RobotScene:
         self.physics.reset()
         self.gripper_closed = False
         self.target_position = self.gripper_position
-        self.target_rotvec = Rotation.from_matrix(self._site_matrix()).as_rotvec()
+        self.target_rotvec = Rotation.from_matrix(self.hand.matrix).as_rotvec()
         self._first_rotation = Rotation.from_rotvec(self.target_rotvec)
         self.resting_height = self.object_position()[2] if self.task.target else 0.0
 
@@ -163,7 +165,7 @@ class RobotScene:
         come round from the other side. It is not set back, so it never tilts.
         """
         turned = Rotation.from_rotvec(self.target_rotvec) * Rotation.from_rotvec(turn)
-        ahead = (Rotation.from_matrix(self._site_matrix()).inv() * turned).magnitude()
+        ahead = (Rotation.from_matrix(self.hand.matrix).inv() * turned).magnitude()
         if ahead <= LEASH_TURNS * np.linalg.norm(turn):
             self.target_rotvec = turned.as_rotvec()
 
@@ -194,11 +196,7 @@ class RobotScene:
     @property
     def gripper_position(self) -> np.ndarray:
         """Position (3,) of the grip site in the world frame, in metres."""
-        return np.array(self.env.sim.data.site_xpos[self.robot.eef_site_id[self.arm]])
-
-    def _site_matrix(self) -> np.ndarray:
-        matrix = self.env.sim.data.site_xmat[self.robot.eef_site_id[self.arm]]
-        return np.array(matrix).reshape(3, 3)
+        return self.hand.position
 
     @property
     def base_rotation(self) -> np.ndarray:
@@ -216,55 +214,19 @@ class RobotScene:
         assert self.task.target is not None, "this task has no object to handle"
         return bounds(self.env.sim, self.task.target(self.env))
 
-    def object_points(self) -> np.ndarray:
-        """World positions (N, 3) of points whose convex hull is that object."""
-        assert self.task.target is not None, "this task has no object to handle"
-        return hull_points(self.env.sim, self.task.target(self.env))
-
-    def neighbour_points(self) -> list[np.ndarray]:
-        """The same (N, 3) of each other object that may be in the way."""
-        neighbours = self.task.neighbours(self.env) if self.task.neighbours else []
-        return [hull_points(self.env.sim, neighbour) for neighbour in neighbours]
-
     def turned(self) -> float:
         """Degrees that the target is turned from the episode's start, about the hand's z axis."""
-        target = Rotation.from_rotvec(self.target_rotvec)
-        return float(np.rad2deg((self._first_rotation.inv() * target).as_rotvec()[2]))
+        turned = self._first_rotation.inv() * self.target_rotation()
+        return float(np.rad2deg(turned.as_rotvec()[2]))
 
-    def finger_direction(self, turn: float = 0.0) -> np.ndarray:
-        """Unit vector (3,) along which the open fingers will close, world frame, by the target.
+    def target_rotation(self, turn: float = 0.0) -> Rotation:
+        """How the hand is to stand, from its own frame to the world.
 
         Args:
-            turn: Degrees about the hand's z axis by which the target would first be turned.
+            turn: Degrees about the hand's z axis by which it would be turned besides.
         """
         about_z = Rotation.from_rotvec([0.0, 0.0, np.deg2rad(turn)])
-        turned = Rotation.from_rotvec(self.target_rotvec) * about_z
-        return np.asarray(turned.apply(self._site_matrix().T @ self._finger_axis()))
-
-    def _finger_axis(self) -> np.ndarray:
-        """Unit vector (3,) from one open finger's pad to the other's, world frame."""
-        sim = self.env.sim
-        geoms = self.robot.gripper[self.arm].important_geoms
-        pads = [
-            np.mean([sim.data.geom_xpos[sim.model.geom_name2id(name)] for name in geoms[pad]], 0)
-            for pad in ("left_fingerpad", "right_fingerpad")
-        ]
-        return np.asarray((pads[1] - pads[0]) / np.linalg.norm(pads[1] - pads[0]))
-
-    def finger_gap(self) -> float:
-        """How far the gripper's joints are from where they end when it shuts on nothing.
-
-        In metres (or radians), summed over the joints.
-        """
-        sim = self.env.sim
-        joints = self.robot.gripper[self.arm].joints
-        return sum(abs(float(sim.data.get_joint_qpos(name))) for name in joints)
-
-    def finger_speed(self) -> float:
-        """Speed of the gripper's fastest joint, in metres (or radians) per second."""
-        sim = self.env.sim
-        joints = self.robot.gripper[self.arm].joints
-        return max(abs(float(sim.data.get_joint_qvel(name))) for name in joints)
+        return Rotation.from_rotvec(self.target_rotvec) * about_z
 
     def goal(self) -> Goal | None:
         """Where the object belongs; ``None`` if lifting it is all."""
@@ -312,7 +274,7 @@ class RobotScene:
         closed = float(self.gripper_closed)
         if self.task.target is None:
             hand = [0.0] * (len(PRIVILEGED_STATE) - 4) + [
-                10 * self.finger_gap(),
+                10 * self.hand.finger_gap(),
                 closed,
                 0.0,
                 staged,
@@ -324,7 +286,7 @@ class RobotScene:
         to_goal = np.zeros(3) if goal is None else 10 * (goal.position - position)
         heights = 10 * (np.array([position[2], gripper[2]]) - self.resting_height)
         distances = [np.linalg.norm(offset[:2]), np.linalg.norm(offset)]
-        hand = [10 * self.finger_gap(), closed, float(self.is_grasped()), staged]
+        hand = [10 * self.hand.finger_gap(), closed, float(self.is_grasped()), staged]
         parts = (offset, np.abs(offset[:2]), distances, to_goal, heights, hand)
         return np.concatenate(parts).astype(np.float32)
 

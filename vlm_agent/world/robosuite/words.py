@@ -55,6 +55,8 @@ class WordChoice:
     Attributes:
         open: The index of the word that opens the gripper and moves nothing.
         close: The index of the word that closes it.
+        shortest: Metres that the shortest moving word moves the gripper.
+        is_rich: Whether words turn the hand, or differ in length.
         turns: Degrees about the hand's z axis of each word that turns the hand about it: by index.
 
     Raises:
@@ -80,6 +82,7 @@ class WordChoice:
                 "each axis and leave it as it is"
             )
         self.shortest = float(self._lengths.min())
+        self.is_rich = bool(self.turns) or self.shortest < self._lengths.max()
 
     def along(self, direction: np.ndarray, distance: float, tolerance: float = 0.0) -> int:
         """The word nearest in direction, and the longest of these that does not go too far.

@@ -1,7 +1,8 @@
-"""Where a robosuite object's surface is, and from which side a hand can grasp it."""
+"""Where a robosuite object's surface is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
 def bounds(sim: Any, thing: Any) -> tuple[np.ndarray, np.ndarray]:
     """Centre and half sizes (3,) of the box around an object, along the world's axes."""
     model, data = sim.model._model, sim.data._data
-    geoms = [sim.model.geom_name2id(name) for name in thing.contact_geoms]
+    geoms = geoms_of(sim, thing)
     rotations = data.geom_xmat[geoms].reshape(-1, 3, 3)
     boxes = model.geom_aabb[geoms]
     centres = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotations, boxes[:, :3])
@@ -23,14 +24,13 @@ def bounds(sim: Any, thing: Any) -> tuple[np.ndarray, np.ndarray]:
     return (low + high) / 2, (high - low) / 2
 
 
-def hull_points(sim: Any, thing: Any) -> np.ndarray:
-    """World positions (N, 3) of points whose convex hull is the object: vertices of its meshes,
-    and the corners of the boxes around its other parts."""
+def hull_points(sim: Any, geoms: Sequence[int]) -> np.ndarray:
+    """World positions (N, 3) of points whose convex hull holds these geoms: the vertices of
+    meshes, and the corners of the boxes around others."""
     model, data = sim.model._model, sim.data._data
     mesh_type = import_mujoco().mjtGeom.mjGEOM_MESH
     found = []
-    for name in thing.contact_geoms:
-        geom = sim.model.geom_name2id(name)
+    for geom in geoms:
         if model.geom_type[geom] == mesh_type:
             mesh = model.geom_dataid[geom]
             first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
@@ -40,3 +40,25 @@ def hull_points(sim: Any, thing: Any) -> np.ndarray:
             points = centre + CORNERS * half
         found.append(data.geom_xpos[geom] + points @ data.geom_xmat[geom].reshape(3, 3).T)
     return np.concatenate(found)
+
+
+def geoms_of(sim: Any, thing: Any) -> list[int]:
+    """The geoms of an object that others can touch."""
+    return [sim.model.geom_name2id(name) for name in thing.contact_geoms]
+
+
+def obstacles(sim: Any, robot_root: str, thing: Any) -> list[np.ndarray]:
+    """Points (N, 3) of the hull of each geom that the hand can touch, but for an object's own.
+
+    Args:
+        sim: robosuite's simulation.
+        robot_root: The body that carries the robot.
+        thing: The object.
+    """
+    model = sim.model._model
+    robot = model.body_rootid[sim.model.body_name2id(robot_root)]
+    touchable = (model.geom_contype > 0) & (model.geom_conaffinity > 0)
+    touchable &= model.body_rootid[model.geom_bodyid] != robot
+    touchable &= model.geom_type != import_mujoco().mjtGeom.mjGEOM_PLANE
+    touchable[geoms_of(sim, thing)] = False
+    return [hull_points(sim, [geom]) for geom in np.flatnonzero(touchable)]
