@@ -92,7 +92,9 @@ class ScriptedExpert:
             is_held = is_around and scene.hand.finger_gap() > SHUT_GAP
             return self._carry(centre, half) if is_held else words.open
         is_letting_go = is_around and self._carry(centre, half) == words.open
-        if is_letting_go and (scene.hand.finger_speed() > FINGER_SPEED or not self._over_goal(centre)):
+        if is_letting_go and (
+            scene.hand.finger_speed() > FINGER_SPEED or not self._over_goal(centre)
+        ):
             return words.open
         if self._over_goal(centre):
             return self._up(RISE)  # it lies where it belongs, the hand is in the way
@@ -110,7 +112,7 @@ class ScriptedExpert:
             if gripper[2] < clear:
                 return self._up(clear - gripper[2])
         if gripper[2] >= top + CLEARANCE:
-            word = self._line_up(offset, fine, coarse)
+            word = self._line_up(gripper, offset, fine, coarse)
             if word is not None:
                 return word
         elif not self.words.turns:
@@ -124,12 +126,14 @@ class ScriptedExpert:
             return self.words.along(DOWNWARDS, gripper[2] - height, 0.4 * self.unit)
         return self.words.close
 
-    def _line_up(self, offset: np.ndarray, fine: float, coarse: float) -> int | None:
+    def _line_up(
+        self, gripper: np.ndarray, offset: np.ndarray, fine: float, coarse: float
+    ) -> int | None:
         """The next word above the object; ``None`` if the hand can go down from here."""
         is_over = bool((np.abs(offset[:2]) <= coarse).all())
         if not (self.words.turns and is_over):
             return self._sideways(offset, np.array([fine, fine]))
-        grasp = best_grasp(self.scene, self.words.turns, self.words.shortest, coarse)
+        grasp = best_grasp(self.scene, gripper, self.words.turns, self.words.shortest, coarse)
         word = self._sideways(grasp.move, np.zeros(2))
         return grasp.word if word is None else word
 

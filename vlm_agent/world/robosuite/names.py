@@ -11,7 +11,6 @@ from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.world.config import CONTROL_HZ
 from vlm_agent.world.render.gl import settle_backend
 
-
 SHARED_SCENES: dict[str, tuple[str, ...]] = {"PickPlace": ("can", "milk", "bread", "cereal")}
 """robosuite environments with several objects, and the names of those that a task may be about:
 ``PickPlace/milk`` is a task in ``PickPlace``."""

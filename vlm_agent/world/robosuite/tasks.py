@@ -69,7 +69,7 @@ def _bin(env: Any, number: int) -> Goal:
 
 
 def _pick_place(name: str) -> Task:
-    """robosuite's task with one of the four objects in the bin."""
+    """Robosuite's task with one of the four objects in the bin."""
     return Task(
         _put_into_bin(name),
         _pick_place_object,
@@ -101,7 +101,7 @@ def _is_in_its_bin(env: Any, number: int) -> bool:
 
 
 def _reward_of_one(env: Any, number: int) -> float:
-    """robosuite's staged reward, as if the other objects were done with."""
+    """Robosuite's staged reward, as if the other objects were done with."""
     if _is_in_its_bin(env, number):
         return 1.0
     env.objects_in_bins[:] = 1
@@ -125,9 +125,7 @@ TASKS: dict[str, Task] = {
     "PickPlace/bread": _one_of_four(1, "bread"),
     "PickPlace/cereal": _one_of_four(2, "cereal box"),
     "PickPlace/can": _one_of_four(3, "can"),
-    "Lift": Task(
-        "Lift the red cube off the table.", lambda env: env.cube, can_be_restored=True
-    ),
+    "Lift": Task("Lift the red cube off the table.", lambda env: env.cube, can_be_restored=True),
     "Stack": Task(
         "Put the red cube on the green cube.",
         lambda env: env.cubeA,

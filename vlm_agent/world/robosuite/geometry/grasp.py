@@ -13,8 +13,11 @@ from vlm_agent.world.robosuite.scene import RobotScene
 PALM_DEPTH = 0.035
 """Metres from the grip site up to where the palm would touch what stands between the fingers."""
 
-MOST_TURNED = 97.5
-"""Degrees that the hand may be turned from where an episode began: no side needs more."""
+TURNED = (-112.5, 67.5)
+"""Degrees between which the hand may be turned from where an episode began.
+
+That is half a turn, for a gripper has two equal sides; less to the right, for the Panda's wrist
+turns that way besides when the arm goes left, and its joint ends there."""
 
 COMFORTABLE = 0.05
 """Metres: what is no wider lies well between the fingers."""
@@ -27,6 +30,9 @@ WIDTH_COST = 1.5
 
 CENTRE_COST = 0.5
 """Metres that a grasp has to be better by to be worth a metre away from the object's centre."""
+
+MISS_COST = 3.0
+"""The same for a metre by which the fingers miss the middle half of the object."""
 
 MARGIN, OWN_MARGIN = 0.015, 0.003
 """Metres that hand and neighbours, and open fingers and object, should stay apart."""
@@ -72,20 +78,23 @@ class Grasp:
     word: int | None
 
 
-def best_grasp(scene: RobotScene, turns: Mapping[int, float], step: float, reach: float) -> Grasp:
+def best_grasp(
+    scene: RobotScene, here: np.ndarray, turns: Mapping[int, float], step: float, reach: float
+) -> Grasp:
     """The best grasp among those that words lead to.
 
     Args:
         scene: What is grasped, and what stands around it.
+        here: Where the next word moves on from (3,), in the world frame.
         turns: Degrees about the hand's z axis that each word turns it: by index.
         step: Metres by which the hand can be moved sideways.
-        reach: Metres along each axis that it may be away from the object's centre.
+        reach: Metres along each axis that it may be away from the object's centre; it is not
+            further from there now.
     """
     assert scene.task.target is not None, "this task has no object to handle"
     sim, target = scene.env.sim, scene.task.target(scene.env)
     points = hull_points(sim, geoms_of(sim, target))
-    centre = (points.min(0) + points.max(0)) / 2
-    here, to_world = scene.target_position, scene.base_rotation
+    to_world = scene.base_rotation
     others = [
         other
         for other in obstacles(sim, scene.robot.robot_model.root_body, target)
@@ -93,8 +102,9 @@ def best_grasp(scene: RobotScene, turns: Mapping[int, float], step: float, reach
         and (other[:, :2].max(0) > here[:2] - NEAR).all()
     ]
     moves = np.array([[x, y, 0.0] for x in (0.0, -step, step) for y in (0.0, -step, step)])
-    away = (to_world.T @ (centre - here))[:2] - moves[:, :2]
-    moves, away = (kept[(np.abs(away) <= reach).all(1)] for kept in (moves, away))
+    away = (to_world.T @ (scene.object_bounds()[0] - here))[:2] - moves[:, :2]
+    within = (np.abs(away) <= reach).all(1)
+    moves, away = moves[within], away[within]
     move_costs = CENTRE_COST * np.linalg.norm(away, axis=1) + WORD_COST * (moves != 0).sum(1)
     places = here + moves @ to_world.T
     best, grasp = np.inf, Grasp(np.zeros(3), None)
@@ -109,8 +119,8 @@ def _turns(turned: float, turns: Mapping[int, float]) -> Iterator[tuple[int | No
     """What the hand can be turned by: the first word, degrees, and how many words it takes."""
     yield None, 0.0, 0
     for word, turn in turns.items():
-        for count in range(1, int(2 * MOST_TURNED / abs(turn)) + 1):
-            if abs(turned + count * turn) <= MOST_TURNED:
+        for count in range(1, int((TURNED[1] - TURNED[0]) / abs(turn)) + 1):
+            if TURNED[0] <= turned + count * turn <= TURNED[1]:
                 yield word, count * turn, count
 
 
@@ -123,8 +133,8 @@ def _costs(
 ) -> np.ndarray:
     """What is bad about a grasp, in metres (P,), for each place (P, 3) of the grip site.
 
-    That is how wide the object (N, 3) is between the fingers, and how deep the hand is in what
-    stands around it, or the fingers in the object.
+    That is how wide the object (N, 3) is between the fingers, how far they are from its middle
+    half, and how deep the hand is in what stands around it, or the fingers in the object.
     """
     rotation = scene.target_rotation(turn)
     along = rotation.apply(scene.hand.finger_axis())[:2]
@@ -134,6 +144,10 @@ def _costs(
     top = points[:, 2].max()
     height = max((points[:, 2].min() + top) / 2, top - PALM_DEPTH)
     costs = np.full(len(places), WIDTH_COST * max(COMFORTABLE, np.ptp(points[:, :2] @ along)))
+    across = np.array([-along[1], along[0]])
+    seen = points[:, :2] @ across
+    missed = np.abs(places[:, :2] @ across - (seen.min() + seen.max()) / 2) - np.ptp(seen) / 4
+    costs += MISS_COST * np.maximum(0.0, missed)
     for part in (*FINGERS, PALM):
         middles = places[:, :2] + part.middle * along + part.height * lean
         for other in others:

@@ -26,7 +26,8 @@ def bounds(sim: Any, thing: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def hull_points(sim: Any, geoms: Sequence[int]) -> np.ndarray:
     """World positions (N, 3) of points whose convex hull holds these geoms: the vertices of
-    meshes, and the corners of the boxes around others."""
+    meshes, and the corners of the boxes around others.
+    """
     model, data = sim.model._model, sim.data._data
     mesh_type = import_mujoco().mjtGeom.mjGEOM_MESH
     found = []
