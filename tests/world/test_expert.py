@@ -5,11 +5,12 @@ import pytest
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.demonstrate import LONGEST_BURST, demonstrate
-from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
+from vlm_agent.world.actions import DEFAULT_WORDS, EIGHT, MOTIONS, ActionVocabulary
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.robosuite.env import LanguageActionEnv
 from vlm_agent.world.robosuite.expert import ExpertEnv, ScriptedExpert
 from vlm_agent.world.robosuite.scene import RobotScene
+from vlm_agent.world.robosuite.words import SCALED, TURNING
 
 WORD = {word: index for index, word in enumerate(DEFAULT_WORDS)}
 
@@ -43,7 +44,7 @@ def env():
         ("Stack", (1, 2, 3)),
         ("PickPlaceMilk", (1, 2, 6)),
         ("PickPlaceBread", (1, 2, 3)),
-        # The boxes that stand with the narrow side across the fingers; no word turns the hand.
+        # The boxes that stand with the narrow side across the fingers; none of these words turns.
         ("PickPlaceCereal", (3, 4, 7)),
     ],
 )
@@ -55,6 +56,51 @@ def test_it_solves_the_tasks_that_words_can_solve(task, seeds):
         solved.append(finishes(env, ScriptedExpert(env)))
     env.close()
     assert solved == [True] * 3
+
+
+def test_it_turns_the_hand_to_an_objects_narrow_side():
+    env = BlindEnv(EnvConfig(task="PickPlaceCereal", frame_size=28))
+    env.vocabulary = ActionVocabulary(TURNING)
+    for seed in (0, 2, 5):  # too wide for fingers that cannot turn
+        env.reset(seed=seed)
+        assert finishes(env, ScriptedExpert(env)), seed
+    env.close()
+
+
+def test_it_picks_the_named_object_from_among_the_others():
+    env = BlindEnv(EnvConfig(task="PickPlace/can", frame_size=28, horizon=150))
+    env.vocabulary = ActionVocabulary(TURNING)
+    for task in ("PickPlace/cereal", "PickPlace/bread", "PickPlace/milk", "PickPlace/can"):
+        env.scene.choose(task)
+        env.reset(seed=1)
+        assert finishes(env, ScriptedExpert(env)), task
+    env.close()
+
+
+def test_it_says_long_words_on_the_way_and_short_ones_near(env):
+    vocabulary = ActionVocabulary(SCALED)
+    plain, env.vocabulary = env.vocabulary, vocabulary
+    expert = ScriptedExpert(env)
+    for seed in (1, 2, 3):
+        env.reset(seed=seed)
+        said, terminated = [], False
+        while not terminated:
+            said.append(vocabulary.word(expert.act()))
+            *_, terminated, truncated, _ = env.step(vocabulary.index(said[-1]))
+            assert not truncated
+        assert len(said) < 30  # about 47 of the eight words
+        assert said.count("far left") >= 3
+    env.vocabulary = plain
+
+
+@pytest.mark.parametrize(
+    ("missing", "problem"),
+    [("close gripper", "a word that will close the gripper"), ("up", "both ways along each axis")],
+)
+def test_it_says_so_where_words_are_missing(env, missing, problem):
+    words = {word: meaning for word, meaning in EIGHT.items() if word != missing}
+    with pytest.raises(UserError, match=f"words: .*{problem}"):
+        ScriptedExpert(env, ActionVocabulary(words))
 
 
 def test_it_says_so_where_it_knows_no_way():
