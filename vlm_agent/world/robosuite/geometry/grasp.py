@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_agent.world.robosuite.geometry.objects import geoms_of, hull_points, obstacles
+from vlm_agent.world.robosuite.geometry.objects import (
+    corners_from_above,
+    geoms_of,
+    hull_points,
+    obstacles,
+)
 from vlm_agent.world.robosuite.scene import RobotScene
 
 PALM_DEPTH = 0.035
@@ -93,10 +98,10 @@ def best_grasp(
     """
     assert scene.task.target is not None, "this task has no object to handle"
     sim, target = scene.env.sim, scene.task.target(scene.env)
-    points = hull_points(sim, geoms_of(sim, target))
+    points = corners_from_above(hull_points(sim, geoms_of(sim, target)))
     to_world = scene.base_rotation
     others = [
-        other
+        corners_from_above(other)
         for other in obstacles(sim, scene.robot.robot_model.root_body, target)
         if (other[:, :2].min(0) < here[:2] + NEAR).all()
         and (other[:, :2].max(0) > here[:2] - NEAR).all()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.spatial import ConvexHull
 
 from vlm_agent.world.robosuite.names import import_mujoco
 
@@ -41,6 +42,13 @@ def hull_points(sim: Any, geoms: Sequence[int]) -> np.ndarray:
             points = centre + CORNERS * half
         found.append(data.geom_xpos[geom] + points @ data.geom_xmat[geom].reshape(3, 3).T)
     return np.concatenate(found)
+
+
+def corners_from_above(points: np.ndarray) -> np.ndarray:
+    """Of points (N, 3), the corners of their outline seen from above, the highest, the lowest."""
+    heights = points[:, 2]
+    kept = {*ConvexHull(points[:, :2]).vertices, heights.argmax(), heights.argmin()}
+    return points[sorted(kept)]
 
 
 def geoms_of(sim: Any, thing: Any) -> list[int]:
