@@ -17,9 +17,9 @@ from vlm_agent.world.actions import MOTIONS, Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.render.camera import EyeInHandCamera
+from vlm_agent.world.robosuite.appearance.looks import Looks, scene_editor
+from vlm_agent.world.robosuite.appearance.randomize import RANDOMIZE, randomize_problems
 from vlm_agent.world.robosuite.expert import ScriptedExpert
-from vlm_agent.world.robosuite.looks import Looks, scene_editor
-from vlm_agent.world.robosuite.randomize import RANDOMIZE, randomize_problems
 from vlm_agent.world.robosuite.scene import RobotScene
 
 TO_THE_CAN = [3, 3, 3, 3, 0]
@@ -396,7 +396,5 @@ def test_an_environment_refuses_it_too(lift):
 
 
 def test_ranges_are_checked_without_a_simulator():
-    code = (
-        "import sys; import vlm_agent.world.robosuite.randomize; assert 'mujoco' not in sys.modules"
-    )
+    code = "import sys; import vlm_agent.world.robosuite.appearance.randomize; assert 'mujoco' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,12 +11,13 @@ import pytest
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.demonstrate import play_expert
+from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.facts import all_facts
 from vlm_agent.world.pool.snapshots import Snapshots
 from vlm_agent.world.pool.worker import Frames, WorkerSettings, make_envs
-from vlm_agent.world.robosuite.expert import OPEN, ScriptedExpert
+from vlm_agent.world.robosuite.expert import ScriptedExpert
 from vlm_agent.world.robosuite.scene import RobotScene
 
 # Grips and lets go, so that the gripper is somewhere on its way.
@@ -141,7 +142,7 @@ def test_the_stage_once_reached_is_kept():
     while info["stage"] != "grasped":
         actions.append(expert.act())
         *_, info = env.step(actions[-1])
-    actions += [OPEN] * 3
+    actions += [DEFAULT_WORDS.index("open gripper")] * 3
     for kept in (0, len(actions)):
         assert len(env.moments) == kept
         _, info = env.reset(seed=3, options={"actions": actions})

@@ -107,11 +107,14 @@ class World(ABC):
 
     Attributes:
         spec: What it declares.
-        env: The environment underneath, which a reward of the user's own is given.
     """
 
     spec: WorldSpec
-    env: Any
+
+    @property
+    @abstractmethod
+    def env(self) -> Any:
+        """The environment underneath, which a reward of the user's own is given."""
 
     @abstractmethod
     def reset(self, seed: int) -> str | None:

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from vlm_agent.common.errors import UserError
@@ -26,7 +27,6 @@ class GymWorld(World):
         config: The settings; ``env`` names the environment.
 
     Attributes:
-        env: The environment.
         info: Its last ``info``.
 
     Raises:
@@ -35,14 +35,19 @@ class GymWorld(World):
 
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
-        self.env = make_gym(config)
-        self.declared = Declared(self.env)
+        self._env = make_gym(config)
+        self.declared = Declared(self._env)
         self.spec = declare_gym(self.declared, config)
         self._picture = Picture(self.env, config.picture, config.frame_size)
         self.info: Mapping[str, Any] = {}
         self._observation: Any = None
         self._reward = 0.0
         self._vector: np.ndarray | None = None
+
+    @property
+    def env(self) -> gym.Env:
+        """The environment."""
+        return self._env
 
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed; what ``info["instruction"]`` says is what it asks for."""

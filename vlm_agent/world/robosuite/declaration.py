@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vlm_agent.common.errors import UserError, unknown_name
-from vlm_agent.world.actions import EIGHT, ActionVocabulary, Motion
+from vlm_agent.world.actions import ActionVocabulary, Motion
 from vlm_agent.world.config import REWARDS, EnvConfig
 from vlm_agent.world.contract import WorldSpec
 from vlm_agent.world.facts import ROBOT_FACTS
-from vlm_agent.world.instructions import Instructions
+from vlm_agent.world.instructions import Instructions, Sentences
+from vlm_agent.world.robosuite.appearance.randomize import randomize_problems
 from vlm_agent.world.robosuite.names import name_problems
 from vlm_agent.world.robosuite.scene import PRIVILEGED_STATE, Stage
-from vlm_agent.world.robosuite.tasks import TASKS, get_task
+from vlm_agent.world.robosuite.tasks import get_task
+from vlm_agent.world.robosuite.words import WORD_TABLES
 from vlm_agent.world.vocabulary import read_words
-
-WORD_TABLES = {"eight": EIGHT}
 
 
 def declare_robot(config: EnvConfig) -> WorldSpec:
@@ -24,24 +24,34 @@ def declare_robot(config: EnvConfig) -> WorldSpec:
     Raises:
         UserError: A setting cannot be used; the message begins with the key.
     """
-    for key, problem in name_problems(config.task, config.robot).items():
-        raise UserError(f"{key}: {problem}")
+    names = config.tasks or [config.task]
+    for name in names:
+        for key, problem in name_problems(name, config.robot).items():
+            raise UserError(f"{'tasks' if key == 'task' and config.tasks else key}: {problem}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"tasks: {twice[0]!r} stands there twice")
     if REWARDS.get(config.reward) == "Gymnasium":
-        raise UserError("reward: 'own' is a Gymnasium environment's; expected progress, staged, …")
-    task = get_task(config.task)
+        raise UserError(
+            "reward: 'own' is a Gymnasium environment's; expected progress, staged, sparse or "
+            "module:function"
+        )
+    for key, problem in randomize_problems(config.randomize).items():
+        raise UserError(f"{key}: {problem}")
+    tasks = [get_task(name) for name in names]
+    usual: Sentences = [tasks[0].description]
+    if config.tasks:
+        usual = {name: [task.description] for name, task in zip(names, tasks, strict=True)}
     return WorldSpec(
         vocabulary=_vocabulary(config),
         instructions=Instructions(
-            config.instructions or [task.description],
-            config.held_out_instructions,
-            config.paraphrases,
+            config.instructions or usual, config.held_out_instructions, config.paraphrases
         ),
         own_facts=ROBOT_FACTS,
         stages=tuple(stage.name.lower() for stage in Stage if stage),
         privileged_names=PRIVILEGED_STATE,
-        has_expert=task.target is not None,
-        can_be_restored=config.task in TASKS,
-        replays=True,
+        has_expert=all(task.target is not None for task in tasks),
+        can_be_restored=all(task.can_be_restored for task in tasks),
+        replays=None if any(":" in name for name in names) else True,
         robot=config.robot,
     )
 

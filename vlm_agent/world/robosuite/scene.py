@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import Motion
-from vlm_agent.world.config import CONTROL_HZ
-from vlm_agent.world.robosuite.names import import_robosuite, name_problems
+from vlm_agent.world.robosuite.appearance.props import Edit
+from vlm_agent.world.robosuite.geometry.hand import Hand
+from vlm_agent.world.robosuite.geometry.objects import bounds
+from vlm_agent.world.robosuite.names import make_robosuite, name_problems, scene_name
 from vlm_agent.world.robosuite.physics import ArmPhysics, PhysicsSnapshot
-from vlm_agent.world.robosuite.props import Edit
-from vlm_agent.world.robosuite.tasks import TASKS, Goal, get_task
+from vlm_agent.world.robosuite.tasks import Goal, get_task
 
 PRIVILEGED_STATE: tuple[str, ...] = (
     "object_x",
@@ -44,7 +46,13 @@ LIFTED_HEIGHT = 0.04
 
 LEASH_STEPS = 2
 """How many steps the target may run ahead of the gripper, so that pushing against the table
-does not wind the target up."""
+does not wind the target up. A longer word adds what it is longer by."""
+
+TURN_STEP = 7.5
+"""Degrees: a turn after which the hand is as far from rest as after one ``step_size``."""
+
+LEASH_TURNS = 2
+"""How many turns the target may run ahead of the hand."""
 
 
 class Stage(enum.IntEnum):
@@ -64,11 +72,13 @@ class SceneSnapshot:
     Attributes:
         physics: What its physics were like.
         target_position: Where the word sends the grip site (3,), world frame, in metres.
+        target_rotvec: How it is to stand there, a rotation vector (3,) in the world frame.
         gripper_closed: Whether the gripper was told to close.
     """
 
     physics: PhysicsSnapshot
     target_position: np.ndarray
+    target_rotvec: np.ndarray
     gripper_closed: bool
 
 
@@ -97,14 +107,23 @@ class RobotScene:
         problems = name_problems(task, robot)
         if problems:
             raise UserError("; ".join(problems.values()))
+        self.task_name = task
         self.task = get_task(task)
-        self.env = _make_robosuite(task, robot, edit)
+        self.env = make_robosuite(task, robot, edit)
         self.robot = self.env.robots[0]
         self.arm = self.robot.arms[0]
+        self.hand = Hand(self.env, self.robot, self.arm)
         self.physics = ArmPhysics(self.env, self.robot, self.arm, controller_hz)
-        # robosuite's Wipe, for one, counts in Python what has been wiped.
-        self.can_be_restored = task in TASKS
         self.camera_name = f"{self.robot.robot_model.naming_prefix}eye_in_hand"
+
+    @property
+    def can_be_restored(self) -> bool:
+        return self.task.can_be_restored
+
+    def choose(self, task: str) -> None:
+        """Have the next episode be about another task that is in the same simulation."""
+        assert scene_name(task) == scene_name(self.task_name), "another simulation"
+        self.task_name, self.task = task, get_task(task)
 
     def reset(self, seed: int) -> None:
         """Start the episode of that seed: object places and arm pose depend on nothing else."""
@@ -114,7 +133,8 @@ class RobotScene:
         self.physics.reset()
         self.gripper_closed = False
         self.target_position = self.gripper_position
-        self._target_rotvec = _rotation_vector(self._site_matrix())
+        self.target_rotvec = Rotation.from_matrix(self.hand.matrix).as_rotvec()
+        self._first_rotation = Rotation.from_rotvec(self.target_rotvec)
         self.resting_height = self.object_position()[2] if self.task.target else 0.0
 
     def move(self, motion: Motion, step_size: float, control_steps: int) -> None:
@@ -122,24 +142,43 @@ class RobotScene:
 
         Args:
             motion: The word's meaning.
-            step_size: Metres that the target moves along ``motion.direction``.
-            control_steps: Control steps of 1/20 s.
+            step_size: Metres that the target moves along ``motion.direction``, times its steps.
+            control_steps: Control steps of 1/20 s; a longer word or a turn takes more.
         """
         if motion.gripper is not None:
             self.gripper_closed = motion.gripper == "close"
-        offset = self.base_rotation @ np.array(motion.direction) * motion.length(step_size)
-        leash = LEASH_STEPS * step_size
+        length = motion.length(step_size)
+        offset = self.base_rotation @ np.array(motion.direction) * length
+        leash = (LEASH_STEPS - 1) * step_size + max(length, step_size)
         here = self.gripper_position
         self.target_position = np.clip(self.target_position + offset, here - leash, here + leash)
-        pose = np.concatenate([self.target_position, self._target_rotvec])
+        angle = float(np.linalg.norm(motion.turn))
+        if angle:
+            self._turn(np.deg2rad(motion.turn))
+        # What is left of a way shrinks exponentially, so the time grows with its logarithm.
+        ratio = max(1.0, length / step_size, angle / TURN_STEP)
+        control_steps = round(control_steps * (1 + math.log2(ratio) / 2))
+        pose = np.concatenate([self.target_position, self.target_rotvec])
         grip = np.full(self.robot.gripper[self.arm].dof, 1.0 if self.gripper_closed else -1.0)
         self.physics.run(pose, grip, control_steps)
+
+    def _turn(self, turn: np.ndarray) -> None:
+        """Turn the target by a rotation vector (3,) in the hand's frame.
+
+        Where the hand does not follow, at a joint's limit, the target stays as it is: it would
+        come round from the other side. It is not set back, so it never tilts.
+        """
+        turned = Rotation.from_rotvec(self.target_rotvec) * Rotation.from_rotvec(turn)
+        ahead = (Rotation.from_matrix(self.hand.matrix).inv() * turned).magnitude()
+        if ahead <= LEASH_TURNS * np.linalg.norm(turn):
+            self.target_rotvec = turned.as_rotvec()
 
     def snapshot(self) -> SceneSnapshot:
         """What it is like after a word of this episode, for :meth:`restore`."""
         return SceneSnapshot(
             physics=self.physics.snapshot(),
             target_position=self.target_position.copy(),
+            target_rotvec=self.target_rotvec.copy(),
             gripper_closed=self.gripper_closed,
         )
 
@@ -150,6 +189,7 @@ class RobotScene:
         """
         self.physics.restore(snapshot.physics)
         self.target_position = snapshot.target_position.copy()
+        self.target_rotvec = snapshot.target_rotvec.copy()
         self.gripper_closed = snapshot.gripper_closed
 
     def physics_state(self) -> tuple[np.ndarray, np.ndarray]:
@@ -160,11 +200,7 @@ class RobotScene:
     @property
     def gripper_position(self) -> np.ndarray:
         """Position (3,) of the grip site in the world frame, in metres."""
-        return np.array(self.env.sim.data.site_xpos[self.robot.eef_site_id[self.arm]])
-
-    def _site_matrix(self) -> np.ndarray:
-        matrix = self.env.sim.data.site_xmat[self.robot.eef_site_id[self.arm]]
-        return np.array(matrix).reshape(3, 3)
+        return self.hand.position
 
     @property
     def base_rotation(self) -> np.ndarray:
@@ -180,30 +216,21 @@ class RobotScene:
     def object_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half sizes (3,) of the box around that object, along the world's axes."""
         assert self.task.target is not None, "this task has no object to handle"
-        model, data = self.env.sim.model._model, self.env.sim.data._data
-        names = self.task.target(self.env).contact_geoms
-        geoms = [self.env.sim.model.geom_name2id(name) for name in names]
-        rotations = data.geom_xmat[geoms].reshape(-1, 3, 3)
-        boxes = model.geom_aabb[geoms]
-        centres = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotations, boxes[:, :3])
-        halves = np.einsum("gij,gj->gi", np.abs(rotations), boxes[:, 3:])
-        low, high = (centres - halves).min(0), (centres + halves).max(0)
-        return (low + high) / 2, (high - low) / 2
+        return bounds(self.env.sim, self.task.target(self.env))
 
-    def finger_gap(self) -> float:
-        """How far the gripper's joints are from where they end when it shuts on nothing.
+    def turned(self) -> float:
+        """Degrees that the target is turned from the episode's start, about the hand's z axis."""
+        turned = self._first_rotation.inv() * self.target_rotation()
+        return float(np.rad2deg(turned.as_rotvec()[2]))
 
-        In metres (or radians), summed over the joints.
+    def target_rotation(self, turn: float = 0.0) -> Rotation:
+        """How the hand is to stand, from its own frame to the world.
+
+        Args:
+            turn: Degrees about the hand's z axis by which it would be turned besides.
         """
-        sim = self.env.sim
-        joints = self.robot.gripper[self.arm].joints
-        return sum(abs(float(sim.data.get_joint_qpos(name))) for name in joints)
-
-    def finger_speed(self) -> float:
-        """Speed of the gripper's fastest joint, in metres (or radians) per second."""
-        sim = self.env.sim
-        joints = self.robot.gripper[self.arm].joints
-        return max(abs(float(sim.data.get_joint_qvel(name))) for name in joints)
+        about_z = Rotation.from_rotvec([0.0, 0.0, np.deg2rad(turn)])
+        return Rotation.from_rotvec(self.target_rotvec) * about_z
 
     def goal(self) -> Goal | None:
         """Where the object belongs; ``None`` if lifting it is all."""
@@ -211,11 +238,13 @@ class RobotScene:
 
     def staged_reward(self) -> float:
         """The staged reward that robosuite gives the present state, in [0, 1]; 1 on success."""
-        return float(self.env.reward(None))
+        own = self.task.reward
+        return float(own(self.env) if own else self.env.reward(None))
 
     def is_success(self) -> bool:
-        """Whether robosuite counts the task as solved."""
-        return bool(self.env._check_success())
+        """Whether the task is solved."""
+        own = self.task.success
+        return bool(own(self.env) if own else self.env._check_success())
 
     def is_grasped(self) -> bool:
         """Whether the fingers hold the task's object."""
@@ -248,7 +277,7 @@ class RobotScene:
         """
         closed = float(self.gripper_closed)
         if self.task.target is None:
-            hand = [10 * self.finger_gap(), closed, 0.0, staged]
+            hand = [10 * self.hand.finger_gap(), closed, 0.0, staged]
             return np.array([0.0] * (len(PRIVILEGED_STATE) - 4) + hand, np.float32)
         position, gripper = self.object_position(), self.gripper_position
         offset = 10 * (position - gripper)
@@ -256,43 +285,10 @@ class RobotScene:
         to_goal = np.zeros(3) if goal is None else 10 * (goal.position - position)
         heights = 10 * (np.array([position[2], gripper[2]]) - self.resting_height)
         distances = [np.linalg.norm(offset[:2]), np.linalg.norm(offset)]
-        hand = [10 * self.finger_gap(), closed, float(self.is_grasped()), staged]
+        hand = [10 * self.hand.finger_gap(), closed, float(self.is_grasped()), staged]
         parts = (offset, np.abs(offset[:2]), distances, to_goal, heights, hand)
         return np.concatenate(parts).astype(np.float32)
 
     def close(self) -> None:
         """Free the simulation."""
         self.env.close()
-
-
-def _make_robosuite(task: str, robot: str, edit: Edit | None) -> Any:
-    """The robosuite environment: no renderer, no observables' camera, absolute world targets."""
-    robosuite = import_robosuite()
-    from robosuite.controllers import load_composite_controller_config
-
-    config = load_composite_controller_config(controller=None, robot=robot)
-    arm = config["body_parts"]["right"]
-    arm.update(type="OSC_POSE", input_type="absolute", input_ref_frame="world")
-    config["body_parts"] = {"right": arm}
-    env = robosuite.make(
-        task,
-        robots=robot,
-        controller_configs=config,
-        has_renderer=False,
-        has_offscreen_renderer=False,
-        use_camera_obs=False,
-        use_object_obs=False,
-        reward_shaping=True,
-        hard_reset=False,
-        ignore_done=True,
-        control_freq=CONTROL_HZ,
-        # Sizes that robosuite draws once, when the scene is built (Lift's cube), must not vary.
-        seed=0,
-    )
-    return env if edit is None else edit(env)
-
-
-def _rotation_vector(matrix: np.ndarray) -> np.ndarray:
-    from scipy.spatial.transform import Rotation
-
-    return Rotation.from_matrix(matrix).as_rotvec()

@@ -12,10 +12,12 @@ from vlm_agent.world.actions import Meaning, Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import Expert, Happening, Spectator, World
 from vlm_agent.world.render.camera import EyeInHandCamera, SceneCamera
+from vlm_agent.world.robosuite.appearance.looks import Looks, scene_editor
 from vlm_agent.world.robosuite.declaration import declare_robot
 from vlm_agent.world.robosuite.expert import ScriptedExpert
-from vlm_agent.world.robosuite.looks import Looks, scene_editor
+from vlm_agent.world.robosuite.names import scene_name
 from vlm_agent.world.robosuite.scene import RobotScene, SceneSnapshot
+from vlm_agent.world.robosuite.scenes import Scenes
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class RobotWorld(World):
         gamma: Discount of the progress reward; the learner's own.
 
     Attributes:
-        scene: The robot and what it handles.
+        scenes: The simulations of its tasks.
 
     Raises:
         UserError: There is no such task, robot or word.
@@ -49,13 +51,27 @@ class RobotWorld(World):
         self.spec = declare_robot(config)
         self.config = config
         self.gamma = gamma
-        self.scene = RobotScene(
-            config.task, config.robot, config.controller_hz, scene_editor(config)
-        )
-        self.env = self.scene.env
-        self._looks = Looks(self.scene, config)
-        self._camera = EyeInHandCamera(self.scene, config.frame_size, config.camera)
+        tasks = config.tasks or [config.task]
+        self.scenes = Scenes(tasks, config.robot, config.controller_hz, scene_editor(config))
+        self._looks = {}
+        for task in tasks:  # in one simulation each has an object of its own
+            self._looks[task] = Looks(self.scenes.about(task), config)
+        self._cameras = {
+            name: EyeInHandCamera(scene, config.frame_size, config.camera)
+            for name, scene in self.scenes.by_name.items()
+        }
+        self._task = tasks[0]
         self._potential = self._previous = 0.0
+
+    @property
+    def scene(self) -> RobotScene:
+        """The simulation of the present episode, about its task."""
+        return self.scenes.about(self._task)
+
+    @property
+    def env(self) -> Any:
+        """The robosuite environment of the present episode."""
+        return self.scene.env
 
     @property
     def gripper_closed(self) -> bool:
@@ -64,15 +80,16 @@ class RobotWorld(World):
 
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed."""
-        self._seed = seed
-        self._looks.reset(seed)
+        self._looks[self._task].undo()
+        self._seed, self._task = seed, self.scenes.task_of(seed)
+        self._looks[self._task].reset(seed)
         self._potential = self.scene.staged_reward()
-        return None
+        return self._task if self.config.tasks else None
 
     def say(self, meaning: Meaning, number: int) -> Happening:
         """Move by one word."""
         assert isinstance(meaning, Motion)
-        motion = self._looks.perturb(meaning, self._seed, number)
+        motion = self._looks[self._task].perturb(meaning, self._seed, number)
         self.scene.move(motion, self.config.step_size, self.config.control_steps)
         success = self.scene.is_success()
         self._previous, self._potential = self._potential, self.scene.staged_reward()
@@ -90,7 +107,7 @@ class RobotWorld(World):
 
     def picture(self) -> np.ndarray:
         """The upright eye-in-hand frame, uint8 (frame_size, frame_size, 3)."""
-        return self._camera.frame()
+        return self._cameras[scene_name(self._task)].frame()
 
     def state_bytes(self) -> Iterable[bytes]:
         """Positions and velocities of all joints."""
@@ -120,9 +137,30 @@ class RobotWorld(World):
 
     def spectator(self, side: int) -> Spectator:
         """A camera in front of the robot."""
-        return SceneCamera(self.scene.env.sim, "frontview", side)
+        return _FrontView(self, side)
 
     def close(self) -> None:
         """Free the simulation and the OpenGL context."""
-        self._camera.close()
-        self.scene.close()
+        for camera in self._cameras.values():
+            camera.close()
+        self.scenes.close()
+
+
+class _FrontView:
+    """Cameras in front of the robot, one in each simulation; made when they are asked for."""
+
+    def __init__(self, world: RobotWorld, side: int) -> None:
+        self.world, self.side = world, side
+        self._cameras: dict[int, SceneCamera] = {}
+
+    def frame(self) -> np.ndarray:
+        """The present episode's scene."""
+        sim = self.world.scene.env.sim
+        if id(sim) not in self._cameras:
+            self._cameras[id(sim)] = SceneCamera(sim, "frontview", self.side)
+        return self._cameras[id(sim)].frame()
+
+    def close(self) -> None:
+        """Free all of them."""
+        for camera in self._cameras.values():
+            camera.close()

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from vlm_agent.world.robosuite.appearance.randomize import PATTERNS
 from vlm_agent.world.robosuite.names import import_mujoco
-from vlm_agent.world.robosuite.randomize import PATTERNS
 
 Edit = Callable[[Any], Any]
 """From robosuite's environment to one with something more in it."""

@@ -13,8 +13,7 @@ from scipy.spatial.transform import Rotation
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import Motion
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.robosuite.names import import_mujoco
-from vlm_agent.world.robosuite.props import (
+from vlm_agent.world.robosuite.appearance.props import (
     Distractors,
     Edit,
     HandledObject,
@@ -22,12 +21,13 @@ from vlm_agent.world.robosuite.props import (
     material_kind,
     with_props,
 )
-from vlm_agent.world.robosuite.randomize import (
+from vlm_agent.world.robosuite.appearance.randomize import (
     OWN,
     Ranges,
     any_direction,
     as_colour,
 )
+from vlm_agent.world.robosuite.names import import_mujoco
 from vlm_agent.world.robosuite.scene import RobotScene
 
 PARTS = {"table": ("table", "bin1"), "bin": ("bin2",)}

@@ -1,0 +1,1 @@
+"""What changes from episode to episode in a robosuite scene: its looks, its things, its arm."""

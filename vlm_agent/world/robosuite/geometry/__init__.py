@@ -1,0 +1,1 @@
+"""Where the hand and the objects are, and how the hand should be turned to grasp one."""
