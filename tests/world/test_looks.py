@@ -396,5 +396,6 @@ def test_an_environment_refuses_it_too(lift):
 
 
 def test_ranges_are_checked_without_a_simulator():
-    code = "import sys; import vlm_agent.world.robosuite.appearance.randomize; assert 'mujoco' not in sys.modules"
+    room = "vlm_agent.world.robosuite.appearance.randomize"
+    code = f"import sys; import {room}; assert 'mujoco' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

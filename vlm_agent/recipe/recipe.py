@@ -191,9 +191,10 @@ def _make_template(
     spec = declare(env)
     words = spec.vocabulary.words if prompt.action_words is None else tuple(prompt.action_words)
     sentences = spec.instructions.sentences
+    usual = "prompts/default.jinja" if env.env is None else "prompts/world.jinja"
     try:
         return PromptTemplate(
-            load_template_source(prompt.prompt_template, [*search, SHIPPED]),
+            load_template_source(prompt.prompt_template or usual, [*search, SHIPPED]),
             prompt.task_description or sentences[0],
             spec.robot,
             words,

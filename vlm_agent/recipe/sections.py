@@ -26,7 +26,11 @@ from vlm_agent.world.config import EnvConfig
 class PromptConfig:
     """What the model reads and which words it may say."""
 
-    prompt_template: str = setting("prompts/default.jinja", "the Jinja file of the prompt")
+    prompt_template: str | None = setting(
+        None,
+        "the Jinja file of the prompt; by default prompts/default.jinja for a robot's arm, "
+        "prompts/world.jinja for a Gymnasium environment",
+    )
     task_description: str | None = setting(
         None, "the task in a sentence; by default the task's own"
     )
