@@ -80,7 +80,7 @@ class Stage:
 
 
 def all_fields(model: Any) -> dict[str, np.ndarray]:
-    """Everything that a model says of a scene; what is as large as textures by a sample."""
+    """Everything that a model says of a scene, but the pixels of its textures."""
     names = [name for name in dir(model) if isinstance(getattr(model, name), np.ndarray)]
     fields = {name: np.copy(getattr(model, name)) for name in names if name != "tex_data"}
     for name in ("diffuse", "ambient", "specular"):
@@ -346,7 +346,7 @@ def test_exact_frames_are_stock_robosuites_whatever_changes(name, request):
     stage = request.getfixturevalue(name)
     exact = EyeInHandCamera(stage.scene, 112, "exact")
     looks, seen = Looks(stage.scene, EnvConfig(randomize=stage.values)), 0
-    for seed in range(4):
+    for seed in range(3):
         looks.reset(seed)
         stock = StockCamera(stage.scene, 112)
         for word in ([], [3, 1, 1], [5, 5, 5], [3, 3, 1]):

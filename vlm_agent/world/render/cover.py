@@ -169,8 +169,8 @@ class Mount:
     """
 
     def __init__(self, model: Any, data: Any, camera_id: int, mounted: np.ndarray) -> None:
-        self._model, self._camera_id = model, camera_id
-        meshes = model.geom_type == import_mujoco().mjtGeom.mjGEOM_MESH
+        self._mujoco, self._model, self._camera_id = import_mujoco(), model, camera_id
+        meshes = model.geom_type == self._mujoco.mjtGeom.mjGEOM_MESH
         triangles = [
             mesh_triangles(model, g) @ data.geom_xmat[g].reshape(3, 3).T + data.geom_xpos[g]
             for g in np.flatnonzero(mounted & meshes)
@@ -186,7 +186,7 @@ class Mount:
         """:func:`find_strip` of the camera as it stands on its body now."""
         model, camera_id = self._model, self._camera_id
         place, axes = model.cam_pos[camera_id], np.empty(9)
-        import_mujoco().mju_quat2Mat(axes, model.cam_quat[camera_id])
+        self._mujoco.mju_quat2Mat(axes, model.cam_quat[camera_id])
         faces_camera = self._normals @ place > self._heights
         in_view = (self._triangles[faces_camera] - place) @ axes.reshape(3, 3)
         tangent = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
