@@ -34,6 +34,22 @@ def test_who_is_done_waits_for_the_others(policy):
     assert len(buffer.observations.facts) == len(buffer.log_probs) == 4
 
 
+class CountingPool(UnequalPool):
+    """Counts the episodes that it begins."""
+
+    begun = 0
+
+    def _begin(self, slot, episode):
+        self.begun += 1
+        super()._begin(slot, episode)
+
+
+def test_no_episode_is_begun_that_nobody_plays(policy):
+    pool = CountingPool(4)
+    collector_for(pool).collect_episodes(policy.eval(), 3)
+    assert pool.begun == 12
+
+
 def test_members_of_a_group_play_one_episode_with_words_of_their_own(policy):
     collector = collector_for(ColourPool(6), size=3)
     seeds, words = [], []
