@@ -282,8 +282,8 @@ def test_a_word_moves_the_arm_as_far_as_was_drawn(changing, can_env):
         start = env.world.scene.target_position
         env.step(0)
         said.append(env.world.scene.target_position - start)
-    drawn = changing._looks.perturb(MOTIONS[0], 3, 0)
-    base = changing.scene.base_rotation
+    drawn = changing.world.looks.perturb(MOTIONS[0], 3, 0)
+    base = changing.world.scene.base_rotation
     assert said[0] == pytest.approx(base @ drawn.direction * drawn.length(0.03), abs=1e-6)
     assert np.linalg.norm(said[0] - said[1]) > 1e-3
 

@@ -69,6 +69,11 @@ class RobotWorld(World):
         return self.scenes.about(self._task)
 
     @property
+    def looks(self) -> Looks:
+        """What the present episode's scene looks like."""
+        return self._looks[self._task]
+
+    @property
     def env(self) -> Any:
         """The robosuite environment of the present episode."""
         return self.scene.env
@@ -80,16 +85,16 @@ class RobotWorld(World):
 
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed."""
-        self._looks[self._task].undo()
+        self.looks.undo()
         self._seed, self._task = seed, self.scenes.task_of(seed)
-        self._looks[self._task].reset(seed)
+        self.looks.reset(seed)
         self._potential = self.scene.staged_reward()
         return self._task if self.config.tasks else None
 
     def say(self, meaning: Meaning, number: int) -> Happening:
         """Move by one word."""
         assert isinstance(meaning, Motion)
-        motion = self._looks[self._task].perturb(meaning, self._seed, number)
+        motion = self.looks.perturb(meaning, self._seed, number)
         self.scene.move(motion, self.config.step_size, self.config.control_steps)
         success = self.scene.is_success()
         self._previous, self._potential = self._potential, self.scene.staged_reward()
