@@ -130,7 +130,7 @@ def _environ() -> dict[str, str]:
 def test_a_worker_that_fails_is_replaced_and_nothing_changes(world):
     marker = world.parent / "marker"
     kwargs = {"dies_at": [str(marker), 1]}
-    with load(world, env_kwargs=kwargs).make_pool() as pool:
+    with load(world, env_kwargs=kwargs, num_workers=1).make_pool() as pool:
         marker.touch()
         expected = play(pool)
         marker.unlink()

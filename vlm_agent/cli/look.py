@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.cli.options import check_writable, natural
+from vlm_agent.cli.options import add_trust, check_writable, natural
 from vlm_agent.common.errors import UserError
 
 
@@ -61,6 +61,7 @@ def add_show(commands: Any) -> None:
         help="what the six directions mean, in what the hand sees and in the scene (.png)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.mp4|FILE.png")
+    add_trust(parser)
     parser.set_defaults(run=_show, takes_recipe=False)
 
 
@@ -70,6 +71,7 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.report.video import episode_strip, film_episode
     from vlm_agent.world.config import EnvConfig
     from vlm_agent.world.episode import load_episode, save_episode
+    from vlm_agent.world.modules import check_trusted
 
     path, output = arguments.episode, arguments.output
     endings = (".png",) if arguments.directions else (".mp4", ".png")
@@ -83,6 +85,8 @@ def _show(arguments: argparse.Namespace, _: list[str]) -> int:
     if path is None:
         path = output.with_suffix(".json")
         save_episode(path, *play_expert(arguments.expert, EnvConfig()))
+    config = load_episode(path)[1]
+    check_trusted(f"the episode {str(path)!r}", config.modules, arguments.trust_modules)
     if output.suffix == ".mp4":
         film_episode(path, output)
     else:

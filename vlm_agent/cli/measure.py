@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.cli.options import boolean, check_writable, count, natural
+from vlm_agent.cli.options import add_trust, boolean, check_writable, count, natural
 from vlm_agent.common.seeding import SPLITS
 
 POLICY_HELP = (
@@ -54,15 +54,7 @@ def _add_episode_options(parser: argparse.ArgumentParser) -> None:
         metavar="true|false",
         help="take the most probable word, else sample (default: true)",
     )
-    parser.add_argument(
-        "--trust_modules",
-        type=boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="true|false",
-        help="import the modules that a policy names (default: false)",
-    )
+    add_trust(parser)
     parser.add_argument("--num_envs", type=count, default=4, help="played at once (default: 4)")
 
 

@@ -39,3 +39,16 @@ def check_writable(path: Path | None, option: str = "--json") -> None:
                 path.unlink()  # an empty file would look like a result
         except OSError as error:
             raise UserError(f"{option} {path}: cannot be written: {error}") from None
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """``--trust_modules``: whether what a file names may be imported."""
+    parser.add_argument(
+        "--trust_modules",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="import the modules that a policy or an episode names (default: false)",
+    )

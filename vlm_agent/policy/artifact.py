@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,7 @@ from vlm_agent.policy.backbone.loading import (
     load_whole_model,
 )
 from vlm_agent.policy.backbone.processor import picture_processor_class
-from vlm_agent.policy.config import ModelConfig
+from vlm_agent.policy.config import ModelConfig, Scoring
 from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.world.actions import ActionVocabulary
@@ -137,6 +137,7 @@ def _read(cls: type[Policy], folder: Path, template: PromptTemplate | None) -> P
     template = template or _saved_template(folder, about)
     processor: Any = picture_processor_class(model_type)
     encoder = ObservationEncoder(processor.from_pretrained(folder), template, FAMILIES[model_type])
+    config = replace(config, scoring=_scoring(encoder, config.scoring))
     backbone: Backbone
     if config.use_peft:
         base = load_base_model(config, encoder.processor, about["seed"])
@@ -149,6 +150,16 @@ def _read(cls: type[Policy], folder: Path, template: PromptTemplate | None) -> P
     policy = cls(backbone, encoder, config, about["seed"], recipe)
     read_heads(policy, folder)
     return policy
+
+
+def _scoring(encoder: ObservationEncoder, scoring: Scoring) -> Scoring:
+    """How words are scored: as they were, unless the words are others and cannot be."""
+    try:
+        return encoder.words.choose_scoring(scoring)[0]
+    except UserError:
+        chosen, reason = encoder.words.choose_scoring("auto")
+        logger.warning(reason)
+        return chosen
 
 
 def _saved_template(folder: Path, about: dict[str, Any]) -> PromptTemplate:

@@ -32,7 +32,8 @@ class WorldSpec:
         own_facts: What it tells besides what every world does.
         stages: What is reached on the way, in order; the last one is success.
         privileged_names: What the numbers of its privileged state are; empty if it has none.
-        has_expert: Whether it knows who can say the next useful word.
+        no_expert: Why nobody can say the next useful word, beginning with a recipe's key; ``None``
+            where somebody can.
         can_be_restored: Whether it can be put back to a moment without saying the words again.
         replays: Whether an episode is its seed and its words; ``None``: to be found out.
         robot: What ``{{ robot }}`` prints.
@@ -43,7 +44,7 @@ class WorldSpec:
     own_facts: tuple[Fact, ...] = ()
     stages: tuple[str, ...] = ("solved",)
     privileged_names: tuple[str, ...] = ()
-    has_expert: bool = False
+    no_expert: str | None = "env: nobody says that there is an expert"
     can_be_restored: bool = False
     replays: bool | None = None
     robot: str = ""
@@ -58,10 +59,15 @@ class WorldSpec:
         """The names of :attr:`facts`."""
         return tuple(fact.name for fact in self.facts)
 
+    @property
+    def has_expert(self) -> bool:
+        """Whether somebody can say the next useful word."""
+        return self.no_expert is None
+
     def check_expert(self) -> None:
         """Raise ``UserError`` if nobody can say the next useful word here."""
-        if not self.has_expert:
-            raise UserError("this world has no expert, whose words could be learnt from")
+        if self.no_expert is not None:
+            raise UserError(self.no_expert)
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,8 @@ class World(ABC):
         raise UserError("value_input: this world tells no privileged state")
 
     def expert(self) -> Expert:
-        """Who knows the way from any state of this world."""
-        raise UserError("this world has no expert, whose words could be learnt from")
+        """Who knows the way from any state of this world; where ``spec.has_expert``."""
+        raise NotImplementedError
 
     def snapshot(self) -> Any:
         """The present moment, for :meth:`restore`; where ``spec.can_be_restored``."""

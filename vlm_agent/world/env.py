@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -193,7 +193,8 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.last_action = int(action)
         self._success = happened.success
         if self._own_success is not None:
-            self._success = bool(self._own_success(self.world.env, happened.info))
+            own = self._call("success", self._own_success, self.world.env, happened.info)
+            self._success = bool(own)
         self._stage = max(self._stage, self._stage_of(happened))
         return self._reward(happened), happened
 
@@ -209,17 +210,31 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             reward: Any = self.world.reward(self._success)
         else:
             info = {**happened.info, **self._info()}
-            reward = self._own_reward(self.world.env, info, self._success)
+            reward = self._call("reward", self._own_reward, self.world.env, info, self._success)
         try:
             value = float(reward)
         except (TypeError, ValueError):
             value = math.nan
         if not math.isfinite(value):
             raise UserError(
-                f"reward: {self.config.reward} gave {reward!r} at word {self.words_said} of the "
-                f"episode of seed {self.episode_seed}; expected a finite number"
+                f"reward: {self.config.reward} gave {reward!r} {self._place}; expected a finite "
+                "number"
             )
         return value
+
+    def _call(self, key: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of the recipe's own gives."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise UserError(
+                f"{key}: {getattr(self.config, key)} failed {self._place}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @property
+    def _place(self) -> str:
+        return f"at word {self.words_said} of the episode of seed {self.episode_seed}"
 
     def _observe(self) -> Observation:
         began = time.perf_counter()

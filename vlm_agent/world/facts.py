@@ -49,6 +49,14 @@ ROBOT_FACTS: tuple[Fact, ...] = (
 )
 """What a robot's arm adds to the facts of every world."""
 
+RESERVED = {
+    "image": "the picture",
+    "task": "the instruction",
+    "robot": "the robot's name",
+    "actions": "the words",
+}
+"""What else a prompt may tell, which no fact may be called."""
+
 REGISTERED: dict[str, Fact] = {}
 """Facts from outside of the package, see :func:`register_fact`."""
 
@@ -90,6 +98,10 @@ def all_facts(
     """
     facts = (*own, *episode_facts(words, sentences), *REGISTERED.values())
     names = [fact.name for fact in facts]
+    if taken := [name for name in names if name in RESERVED]:
+        raise UserError(
+            f"facts: {taken[0]!r} means something else in a prompt: {RESERVED[taken[0]]}"
+        )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"facts: there is a fact {twice[0]!r} already")
     return facts

@@ -31,6 +31,15 @@ from vlm_agent.world.facts import Fact
 from vlm_agent.world.instructions import Instructions
 from vlm_agent.world.vocabulary import read_words
 
+ROBOSUITE_KEYS = (
+    *("task", "tasks", "robot", "camera", "step_size", "control_steps", "controller_hz"),
+    *("success_bonus", "randomize", "camera_shift", "camera_tilt", "object_colour", "light"),
+)
+"""Settings that mean nothing here."""
+
+TAKEN_STAGES = {"none", "solved", "success", "learning", "farthest_success"}
+"""Names that mean something else, alone or in metrics."""
+
 SOLVED = "solved"
 """The last stage, in which an episode is that succeeded."""
 
@@ -95,6 +104,10 @@ def declare_gym(declared: Declared, config: EnvConfig) -> WorldSpec:
         raise UserError(
             f"reward: {config.reward!r} is robosuite's; expected own, sparse or module:function"
         )
+    usual = EnvConfig(env=config.env)
+    for key in ROBOSUITE_KEYS:
+        if getattr(config, key) != getattr(usual, key):
+            raise UserError(f"{key}: is robosuite's, and env is {config.env!r}: leave it out")
     names = declared.get("privileged_names", ())
     if not _is_list_of_text(names):
         raise UserError(f"privileged_names: {names!r}: expected a list of names")
@@ -104,7 +117,9 @@ def declare_gym(declared: Declared, config: EnvConfig) -> WorldSpec:
         own_facts=_facts(declared.get("facts", {})),
         stages=_stages(declared.get("stages", ())),
         privileged_names=tuple(names) if declared.has("privileged_state") else (),
-        has_expert=declared.has("expert_word"),
+        no_expert=None
+        if declared.has("expert_word")
+        else f"env: {config.env} has no expert: it declares no expert_word()",
         can_be_restored=declared.has("snapshot") and declared.has("restore"),
         robot=str(config.env).rpartition(":")[2],
     )
@@ -176,8 +191,10 @@ def _facts(facts: Any) -> tuple[Fact, ...]:
 
 
 def _stages(stages: Any) -> tuple[str, ...]:
-    if not _is_list_of_text(stages) or len({*stages, "none", SOLVED}) != len(stages) + 2:
+    if not _is_list_of_text(stages) or len(set(stages)) != len(stages):
         raise UserError(f"stages: {stages!r}: expected a list of different names")
+    if taken := [stage for stage in stages if stage in TAKEN_STAGES]:
+        raise UserError(f"stages: {taken[0]!r} means something else: give it another name")
     return (*stages, SOLVED)
 
 

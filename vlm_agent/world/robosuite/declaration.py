@@ -13,7 +13,7 @@ from vlm_agent.world.instructions import Instructions, Sentences
 from vlm_agent.world.robosuite.appearance.randomize import randomize_problems
 from vlm_agent.world.robosuite.names import name_problems
 from vlm_agent.world.robosuite.scene import PRIVILEGED_STATE, Stage
-from vlm_agent.world.robosuite.tasks import get_task
+from vlm_agent.world.robosuite.tasks import Task, get_task
 from vlm_agent.world.robosuite.words import WORD_TABLES
 from vlm_agent.world.vocabulary import read_words
 
@@ -35,6 +35,9 @@ def declare_robot(config: EnvConfig) -> WorldSpec:
             "reward: 'own' is a Gymnasium environment's; expected progress, staged, sparse or "
             "module:function"
         )
+    for key in ("env_kwargs", "picture"):
+        if getattr(config, key):
+            raise UserError(f"{key}: is for a Gymnasium environment, and env names none")
     for key, problem in randomize_problems(config.randomize).items():
         raise UserError(f"{key}: {problem}")
     tasks = [get_task(name) for name in names]
@@ -49,11 +52,16 @@ def declare_robot(config: EnvConfig) -> WorldSpec:
         own_facts=ROBOT_FACTS,
         stages=tuple(stage.name.lower() for stage in Stage if stage),
         privileged_names=PRIVILEGED_STATE,
-        has_expert=all(task.target is not None for task in tasks),
+        no_expert=_no_expert(dict(zip(names, tasks, strict=True))),
         can_be_restored=all(task.can_be_restored for task in tasks),
         replays=None if any(":" in name for name in names) else True,
         robot=config.robot,
     )
+
+
+def _no_expert(tasks: Mapping[str, Task]) -> str | None:
+    lacking = [name for name, task in tasks.items() if task.target is None]
+    return f"task: the scripted expert knows no way to solve {lacking[0]!r}" if lacking else None
 
 
 def _vocabulary(config: EnvConfig) -> ActionVocabulary:
