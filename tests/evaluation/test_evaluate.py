@@ -31,7 +31,7 @@ def test_rates_count_each_stage_as_having_passed_the_ones_before():
         Episode(i, (0,) * (i + 1), None, 0, float(i), stage == "placed", stage)
         for i, stage in enumerate(stages)
     )
-    evaluation = Evaluation(episodes, DEFAULT_WORDS, {"seed": 3})
+    evaluation = Evaluation(episodes, DEFAULT_WORDS, {"seed": 3}, tuple(stages[1:]))
     result = evaluation.to_dict()
     assert evaluation.success_rate == 0.2
     assert evaluation.interval == wilson_interval(1, 5)

@@ -104,8 +104,8 @@ def test_a_turned_hand_is_restored_bit_for_bit(scene):
         (0.3, "far left"),
         (0.115, "left"),
         (0.04, "left"),
-        (0.02, "left a little"),
-        (0.001, "left a little"),
+        (0.02, "a little left"),
+        (0.001, "a little left"),
     ],
 )
 def test_the_longest_word_that_does_not_go_too_far_is_chosen(distance, word):

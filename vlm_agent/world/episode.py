@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gymnasium.error import ResetNeeded
+
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.world.config import EnvConfig
@@ -66,11 +68,18 @@ class Episode:
 
 
 def replay(env: Any, episode: Episode) -> Iterator[dict[str, Any]]:
-    """Play an episode again, yielding the first observation and the one after each word."""
+    """Play an episode again, yielding the first observation and the one after each word.
+
+    Raises:
+        UserError: It ends before it has all its words, so it is not the same.
+    """
     observation, _ = env.reset(seed=episode.seed)
     yield observation
     for action in episode.actions:
-        observation, *_ = env.step(action)
+        try:
+            observation, *_ = env.step(action)
+        except ResetNeeded:
+            raise UserError("this world does not replay: the episode ended earlier") from None
         yield observation
 
 

@@ -29,7 +29,8 @@ def _scaled() -> Iterator[tuple[str, Meaning]]:
         if not isinstance(meaning, Motion) or meaning.gripper:
             yield word, meaning
             continue
-        yield f"{word} a little", Motion(meaning.direction, steps=LITTLE)
+        # Not "left a little": no phrase may begin with another one.
+        yield f"a little {word}", Motion(meaning.direction, steps=LITTLE)
         yield word, meaning
         yield f"far {word}", Motion(meaning.direction, steps=FAR)
 
