@@ -186,12 +186,14 @@ class ImitationTrainer(Trainer):
             UserError: There is no expert.
         """
         rollout = self._rollout(stage)
-        if (rollout.expert_actions < 0).any():
+        heard = rollout.valid.reshape(-1)
+        labels = rollout.expert_actions.reshape(-1)[heard]
+        if (labels < 0).any():
             raise UserError(
                 "the environments do not tell the expert's words: make them with "
                 "recipe.make_pool(ExpertEnv)"
             )
-        return Labelled(rollout.observations.flatten(), rollout.expert_actions.reshape(-1))
+        return Labelled(rollout.observations.flatten()[heard], labels)
 
     def _rollout(self, stage: str, at_least: int = 1) -> RolloutBuffer:
         """``dagger_words`` words of the student, and ``at_least`` so many per environment."""
