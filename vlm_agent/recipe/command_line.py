@@ -88,9 +88,7 @@ def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
     """
     keys = [field.name for field in dataclasses.fields(EnvConfig)]
     found: dict[str, str] = {}
-    # What is as it is by default may have another default in another world.
-    usual = dataclasses.asdict(EnvConfig(env=env.env))
-    values = {k: v for k, v in dataclasses.asdict(env).items() if v != usual[k] or k == "env"}
+    values: dict[str, Any] = {}
     for option, text in zip(words[::2], words[1::2], strict=False):
         key = option.removeprefix("--")
         if key in keys and option.startswith("--"):
@@ -99,7 +97,9 @@ def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
             found[option] = unknown_name("option", option, [f"--{name}" for name in keys])
     if len(words) % 2:
         found.setdefault(words[-1], "expected --key value")
-    changed = make_section(EnvConfig, values, found)
+    if "env" in values and values["env"] != env.env:
+        values = {"reward": "", **values}  # another world may have another default
+    changed = make_section(EnvConfig, dataclasses.asdict(env) | values, found)
     for key, problem in found.items():
         raise UserError(f"{key}: {problem}")
     declare(changed)

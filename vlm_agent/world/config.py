@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Annotated, Any, Literal
 
@@ -124,6 +125,12 @@ class EnvConfig:
     def __post_init__(self) -> None:
         if not self.reward:
             object.__setattr__(self, "reward", "own" if self.env else "progress")
+
+    def changed(self, **settings: Any) -> EnvConfig:
+        """The same with other settings; another kind of world has another default reward."""
+        if bool(settings.get("env", self.env)) != bool(self.env):
+            settings = {"reward": "", **settings}
+        return dataclasses.replace(self, **settings)
 
     @property
     def name(self) -> str:

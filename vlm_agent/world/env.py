@@ -80,7 +80,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         **overrides: Any,
     ) -> None:
         check_names(EnvConfig, overrides)
-        self.config = dataclasses.replace(config or EnvConfig(), **overrides)
+        self.config = (config or EnvConfig()).changed(**overrides)
         self.gamma = gamma
         self.render_mode = render_mode
         self.world = make_world(self.config, gamma)

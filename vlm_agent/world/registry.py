@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from vlm_agent.common.settings import check_names
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import World, WorldSpec
 from vlm_agent.world.modules import import_function
@@ -29,12 +27,9 @@ def make_env(
     """
     from vlm_agent.world.env import LanguageActionEnv
 
-    check_names(EnvConfig, settings)
     if isinstance(env, str):
-        return LanguageActionEnv(
-            EnvConfig(**({"env": env} if is_gymnasium_id(env) else {"task": env}) | settings), gamma
-        )
-    return LanguageActionEnv(dataclasses.replace(env, **settings), gamma)
+        env = EnvConfig(env=env) if is_gymnasium_id(env) else EnvConfig(task=env)
+    return LanguageActionEnv(env, gamma, **settings)
 
 
 def is_gymnasium_id(name: str) -> bool:
