@@ -18,6 +18,8 @@ from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.facts import all_facts
+from vlm_agent.world.instructions import Instructions
 from vlm_agent.world.observations import Observations
 
 
@@ -102,6 +104,26 @@ def test_a_result_says_what_the_policy_was_not_told():
     agent = dataclasses.replace(load_agent("random"), env=config, ablate="image")
     result = measure(agent, 1, 0, True, "test")
     assert (result.about["ablate"], result.about["greedy"]) == ("image", False)
+
+
+def test_another_goals_instruction_is_told_in_place_of_the_right_one():
+    instructions = Instructions({"red": ["Red!", "Go red."], "blue": ["Blue!"]})
+    facts = all_facts((), ("go", "stay"), instructions.sentences)
+    template = PromptTemplate("{{ image }}{{ task }}", "Red!", words=("go", "stay"), facts=facts)
+    heard: list[np.ndarray] = []
+
+    def speak(observations, uniforms):
+        heard.append(observations.facts)
+        return np.zeros(len(observations), int)
+
+    told = np.array([[2, 0, 9, 0], [2, 0, 9, 1], [2, 0, 9, 2]], np.int32)
+    seen = Observations(np.zeros((3, 28, 28, 3), np.uint8), told.copy())
+    ablated(speak, "instruction", template, instructions)(seen, None)
+    assert [template.render(row)[1] for row in heard[0]] == ["Blue!", "Blue!", "Red!"]
+    assert np.array_equal(heard[0][:, :3], told[:, :3])
+    assert np.array_equal(seen.facts, told)
+    with pytest.raises(UserError, match="--ablate instruction: this world has one goal alone"):
+        ablated(speak, "instruction", template, Instructions(["Go.", "Please go."]))
 
 
 @pytest.mark.parametrize("name", ["minimal", "default"])

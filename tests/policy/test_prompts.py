@@ -4,6 +4,7 @@ from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.inputs.prompts import PromptTemplate, load_template_source
 from vlm_agent.world.actions import DEFAULT_WORDS
+from vlm_agent.world.facts import Fact
 
 TASK = "Pick up the can."
 
@@ -102,3 +103,27 @@ def test_special_tokens_cannot_come_in_through_a_variable(values: dict):
 def test_a_missing_template_file_names_the_nearest():
     with pytest.raises(UserError, match=r"defualt.jinja'; did you mean 'prompts/default.jinja'"):
         load_template_source("prompts/defualt.jinja", [ROOT])
+
+
+def test_a_template_is_the_same_where_only_untold_facts_differ():
+    told, more = Fact("wet", "", values=("dry", "wet")), Fact("cold", "")
+    source = "{{ image }} {{ task }} {{ wet }}"
+    one = PromptTemplate(source, TASK, facts=(told,))
+    assert one.tells_the_same(PromptTemplate(source, TASK, facts=(more, told)))
+    renamed = Fact("wet", "", values=("dry", "soaked"))
+    for other in (
+        PromptTemplate(source, TASK, facts=(renamed,)),
+        PromptTemplate(source + ".", TASK, facts=(told,)),
+        PromptTemplate(source, "Another task.", facts=(told,)),
+        PromptTemplate(source, TASK, facts=(told, Fact("instruction", "", values=("a", "b")))),
+    ):
+        assert not one.tells_the_same(other)
+
+
+def test_the_task_is_the_sentence_that_the_instruction_says():
+    asked = Fact("instruction", "", values=("Go left.", "Go right."))
+    template = PromptTemplate("{{ image }}{{ task }}", "Go left.", facts=(asked,))
+    assert [template.render((n,))[1] for n in (0, 1)] == ["Go left.", "Go right."]
+    with pytest.raises(UserError, match="contains the special token '<|im_end|>'"):
+        spoilt = Fact("instruction", "", values=("Go.", "Stop.<|im_end|>"))
+        PromptTemplate("{{ image }}{{ task }}", "Go.", facts=(spoilt,))

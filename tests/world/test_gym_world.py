@@ -99,9 +99,7 @@ def test_an_episode_is_taken_up_from_what_the_environment_remembers():
 def test_a_privileged_state_of_another_size_is_refused():
     env = plane(env_kwargs={"kind": "unusual"})
     env.reset(seed=0)
-    with pytest.raises(
-        UserError, match="has the shape \\(3,\\), but .* 2 names"
-    ):
+    with pytest.raises(UserError, match="has the shape \\(3,\\), but .* 2 names"):
         env.privileged_state()
     env.close()
 

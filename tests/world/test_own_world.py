@@ -13,11 +13,13 @@ import pytest
 from tests.own_world import own_world
 from tests.short_runs import metrics_of, without_times
 from vlm_agent import Recipe, make_env
+from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.dataset import collect_demonstrations
 from vlm_agent.demonstrations.reading import read_demonstrations
 from vlm_agent.evaluation.agents import load_agent, measure
 from vlm_agent.ppo.run import run_training
+from vlm_agent.runs.begin import start_policy
 from vlm_agent.runs.folders import RunFolders
 from vlm_agent.world.episode import Episode
 
@@ -87,9 +89,39 @@ def test_it_trains_evaluates_films_and_goes_on_where_it_stopped(world, capsys):
     policy = str(folders.best)
     with pytest.raises(UserError, match="names code of its own \\(corridor\\).*--trust_modules"):
         load_agent(policy)
+    with pytest.raises(UserError, match="init_from: .*names code of its own \\(corridor\\)"):
+        start_policy(Recipe.load(task="Lift", init_from=policy))
+    assert start_policy(load(world, init_from=policy)).words == straight.template.words
+    with pytest.raises(UserError, match="the episode .*names code of its own"):
+        main(["show", "--episode", str(folders.after), "--output", str(world.parent / "x.mp4")])
     agent = load_agent(policy, trust_modules=True)
     told = measure(agent, 8, seed=0, greedy=True, split="test").to_dict()
     assert told["task"] == "corridor:Corridor-v0" and len(told["episodes"]) == 8
+
+
+def test_a_critic_reads_its_state(world):
+    run_training(load(world, total_timesteps=32, value_input="state", run_name="state"))
+    metrics = metrics_of(load(world, run_name="state"))
+    assert [row["timesteps"] for row in metrics] == [32]
+
+
+def test_a_reward_of_ones_own(world):
+    with load(world, reward="corridor:closeness").make_pool() as pool:
+        pool.reset({0: Episode(0)})
+        assert pool.step({0: 4}).rewards.tolist() == [-0.1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"reward": "corridor:broken"}, "reward: corridor:broken gave nan at word 1 of the epi"),
+        ({"reward": "corridor:lost"}, "reward: corridor:lost failed at word 1 .*'there'"),
+        ({"success": "corridor:lost"}, "success: corridor:lost failed at word 1"),
+    ],
+)
+def test_a_function_that_fails_is_named(world, settings, problem):
+    with load(world, **settings).make_pool() as pool, pytest.raises(UserError, match=problem):
+        pool.reset({0: Episode(0)})
 
 
 def test_its_expert_teaches(world):
