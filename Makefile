@@ -20,7 +20,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study group test check install system format lock wheel bench soak picture clean
+.PHONY: help quick full starter results study group worlds test check install system format lock wheel bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ results: install system  ## from nothing to the README's results, stage by stage
 
 study: install system  ## in which setting 2,000 words help most: the quick recipe, 4 settings, 5 seeds
 	$(BIN)/vlm-agent quick_study $(ARGS)
+
+worlds: install system  ## train and measure in MiniGrid and Fetch, stage by stage (hours; goes on where it was)
+	$(BIN)/vlm-agent worlds $(ARGS)
 
 group: install system  ## GRPO against PPO on a sparse reward, 50,000 words each (an hour and a half)
 	$(BIN)/vlm-agent group_study $(ARGS)

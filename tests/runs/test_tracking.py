@@ -208,7 +208,7 @@ class Notebook(GeneralTracker):
 
     @on_main_process
     def store_init_configuration(self, values):
-        self.note(["configuration", values["num_envs"], values["action_words"][:4]])
+        self.note(["configuration", values["num_envs"], values["lora_target_modules"][:4]])
 
     @on_main_process
     def log(self, values, step=None, **kwargs):
@@ -258,7 +258,7 @@ def test_a_tracker_from_outside_is_told_of_the_whole_run(own_module, recipe_for)
     trainer.accelerator.end_training()
     path = RunFolders(recipe).run / "mine.notes"
     configuration, *told, finished = [json.loads(line) for line in path.read_text().splitlines()]
-    assert configuration == ["configuration", 4, "['fo"]
+    assert configuration == ["configuration", 4, "['q_"]
     assert finished == ["finished"]
     recorded = metrics_of(recipe)
     assert [row["timesteps"] for row in recorded] == [32, 64, 96]

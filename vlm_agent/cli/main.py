@@ -18,6 +18,7 @@ from vlm_agent.cli.make import (
     add_merge,
     add_quick_study,
     add_results,
+    add_worlds,
 )
 from vlm_agent.cli.measure import add_compare, add_eval
 
@@ -40,6 +41,7 @@ COMMANDS = (
     add_bench,
     add_results,
     add_quick_study,
+    add_worlds,
     add_group_study,
     add_doctor,
 )

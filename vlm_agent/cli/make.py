@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.cli.options import check_writable
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.shipped import copy_editable
 
 
@@ -154,6 +154,31 @@ def _quick_study(arguments: argparse.Namespace, _: list[str]) -> int:
     for row in study(arguments.output_dir, arguments.json):
         interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
         print(f"{row['setting']:<50}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
+    return 0
+
+
+def add_worlds(commands: Any) -> None:
+    parser = commands.add_parser(
+        "worlds",
+        help="train and measure in the Gymnasium worlds that come with the package",
+        description="Run the recipes of MiniGrid and Fetch and measure what comes of them on test "
+        "episodes. Goes on where it was stopped.",
+    )
+    parser.add_argument("names", nargs="*", metavar="minigrid|fetch", help="which (default: both)")
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--results", type=Path, default=Path("recipes/results"), metavar="FOLDER")
+    parser.set_defaults(run=_worlds, takes_recipe=False)
+
+
+def _worlds(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.studies.worlds import WORLDS, run_worlds
+
+    for name in arguments.names:
+        if name not in WORLDS:
+            raise UserError(unknown_name("group of worlds", name, WORLDS))
+    names = arguments.names or tuple(WORLDS)
+    for path in run_worlds(arguments.output_dir, arguments.results, names):
+        print(f"wrote {path}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import types
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +67,7 @@ def _as_text(section: type) -> type:
         how: dict[str, Any] = {"help": f"{field.metadata.get('help', '')} ({about})"}
         if hint is bool:
             how |= {"nargs": "?", "const": "true"}
-        if typing.get_origin(hint) is list:
+        if _kinds(hint) & {list, dict} == {list}:
             how |= {"nargs": "+"}
         text = dataclasses.field(default=argparse.SUPPRESS, metadata=how)
         fields.append((field.name, str, text))
@@ -111,14 +112,21 @@ def from_text(key: str, text: Any) -> Any:
     if isinstance(text, list):
         return [from_text(key, part) for part in text]
     hint = key_types()[key]
-    kinds = {typing.get_origin(kind) or kind for kind in (hint, *typing.get_args(hint))}
-    if kinds & {dict, list} and text.lstrip().startswith(("{", "[")):
+    if _kinds(hint) & {dict, list} and text.lstrip().startswith(("{", "[")):
         return _parsed(text)
     if type(None) in typing.get_args(hint) and text.lower() in ("none", "null"):
         return None
     if str in (hint, *typing.get_args(hint)) or typing.get_origin(hint) is list:
         return text
     return _parsed(text)
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types that a value may have: of ``list[str] | None`` a list, or nothing."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return {
+        typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if union else (hint,))
+    }
 
 
 def _parsed(text: str) -> Any:

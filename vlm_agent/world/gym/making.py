@@ -11,6 +11,7 @@ from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.gym.picture import finds_picture
 from vlm_agent.world.modules import import_user_module
+from vlm_agent.world.render.gl import settle_backend
 
 
 def make_gym(config: EnvConfig) -> gym.Env:
@@ -22,6 +23,7 @@ def make_gym(config: EnvConfig) -> gym.Env:
         UserError: There is no such module or environment, or it cannot be made so.
     """
     assert config.env is not None
+    settle_backend()  # many environments draw with MuJoCo, which reads it when it is imported
     module, _, name = config.env.rpartition(":")
     if module:
         import_user_module("env", module)

@@ -1,0 +1,145 @@
+"""``vlm-agent worlds``: the recipes of the Gymnasium worlds, run and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.evaluation.evaluate import read_result
+from vlm_agent.studies.stages import Stage, hardware, read_hours, run_stages
+from vlm_agent.studies.study import DEMO_SETTINGS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation on test episodes.
+
+    Attributes:
+        policy: ``expert``, ``random``, or the recipe that made it.
+        options: Further ones of ``vlm-agent eval``.
+        episodes: How many.
+    """
+
+    policy: str
+    options: tuple[str, ...] = ()
+    episodes: int = 100
+
+
+@dataclass(frozen=True)
+class World:
+    """A recipe, and what is measured in its world.
+
+    Attributes:
+        recipe: Its name.
+        measured: The evaluations.
+        is_ppo: Whether it is one for PPO; else it is one for a warm start.
+        start: The recipe from whose policy the warm start begins, if that is one of these.
+    """
+
+    recipe: str
+    measured: tuple[Measured, ...]
+    is_ppo: bool = False
+    start: str | None = None
+
+
+def _with_expert(
+    recipe: str, env: str, start: str | None = None, ablations: Sequence[str] = ()
+) -> World:
+    expert = Measured("expert", ("--env", env), episodes=200)
+    random = Measured("random", ("--env", env))
+    less = [Measured(recipe, ("--ablate", what)) for what in ablations]
+    return World(recipe, (expert, random, Measured(recipe), *less), start=start)
+
+
+FETCH, GRID = "vlm_agent.world.gym.fetch", "vlm_agent.world.gym.minigrid"
+ANYWHERE = ("--env", "minigrid:MiniGrid-Empty-Random-5x5-v0")
+"""The empty room in which episodes begin anywhere."""
+
+WORLDS: Mapping[str, tuple[World, ...]] = {
+    "minigrid": (
+        World("minigrid", (Measured("minigrid"), Measured("minigrid", ANYWHERE)), is_ppo=True),
+        _with_expert("minigrid_goto", f"{GRID}:GoToDoor-v0", ablations=("instruction", "image")),
+    ),
+    "fetch": (
+        _with_expert("fetch_reach", f"{FETCH}:Reach-v0"),
+        _with_expert("fetch_push", f"{FETCH}:Push-v0", start="fetch_reach"),
+        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0", start="fetch_reach"),
+    ),
+}
+"""By the name of the file of results."""
+
+
+def run_worlds(folder: Path, results: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Run what has not been run, and write what came of it.
+
+    Args:
+        folder: Where everything is made.
+        results: The folder of the JSON files, whose paths come one by one.
+        names: Of :data:`WORLDS`.
+    """
+    for name in names:
+        worlds = WORLDS[name]
+        stages = [stage for world in worlds for stage in world_stages(world, folder)]
+        run_stages(stages, folder)
+        hours = read_hours(folder)
+        rows = [_row(world, one, folder) for world in worlds for one in world.measured]
+        written = {
+            "hardware": hardware(),
+            "hours": {stage.name: round(hours[stage.name], 3) for stage in stages},
+            "rows": rows,
+        }
+        path = results / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(written, indent=1) + "\n")
+        yield path
+
+
+def world_stages(world: World, folder: Path) -> Iterator[Stage]:
+    """Demonstrations and a warm start, or PPO; then the evaluations."""
+    recipe, trained = world.recipe, f"training: {world.recipe}"
+    policy = folder / "checkpoints" / f"{recipe}_{'best' if world.is_ppo else 'final'}"
+    config = ["--config", f"recipes/{recipe}.yaml", "--output_dir", str(folder)]
+    if world.is_ppo:
+        summary = folder / "runs" / recipe / "summary.json"
+        yield Stage(trained, ("vlm_agent.train", *config), summary)
+    else:
+        shown = folder / "demonstrations" / recipe
+        config += ["--demonstrations", str(shown)]
+        needs = [f"demonstrations: {recipe}"]
+        command = ["vlm_agent.cli", "demos", *config]
+        made = shown / "README.md"
+        yield Stage(needs[0], tuple(command), made, settings=DEMO_SETTINGS, folder=shown)
+        if world.start is not None:
+            config += ["--init_from", str(policy.with_name(f"{world.start}_final"))]
+            needs.append(f"training: {world.start}")
+        yield Stage(trained, ("vlm_agent.sft", *config), policy, tuple(needs))
+    for one in world.measured:
+        path = _path(world, one, folder)
+        is_own = one.policy == recipe
+        command = ["vlm_agent.cli", "eval", "--split", "test", "--num_envs", "16"]
+        command += ["--policy", str(policy) if is_own else one.policy]
+        command += ["--num_eval_episodes", str(one.episodes), *one.options]
+        command += ["--json", str(path)]
+        yield Stage(f"evaluation: {path.stem}", tuple(command), path, (trained,) * is_own)
+
+
+def _path(world: World, one: Measured, folder: Path) -> Path:
+    changes = [option.strip("-").replace(":", "-") for option in one.options]
+    name = "_".join([world.recipe, one.policy, *(changes if one.policy == world.recipe else ())])
+    return folder / "evaluations" / f"{name}.json"
+
+
+def _row(world: World, one: Measured, folder: Path) -> dict[str, Any]:
+    result = read_result(_path(world, one, folder))
+    return {
+        "policy": one.policy,
+        "env": result["task"],
+        "split": result["split"],
+        "ablate": result["ablate"],
+        "greedy": result["greedy"],
+        "episodes": result["num_eval_episodes"],
+        **{key: result[key] for key in ("success_rate", "ci95_low", "ci95_high", "mean_length")},
+    }
