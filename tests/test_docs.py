@@ -1,5 +1,6 @@
 """What docs/worlds.md shows is run: its modules, its recipes, its mistakes."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -112,3 +113,24 @@ def test_a_mistake_is_one_sentence_with_its_key(folder: Path, mistake: str, sent
     message = str(refused.value)
     assert sentence in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("recipe", "results", "env"),
+    [
+        ("minigrid", "minigrid", "minigrid:MiniGrid-Empty-5x5-v0"),
+        ("minigrid_goto", "minigrid", "vlm_agent.world.gym.minigrid:GoToDoor-v0"),
+        ("fetch_reach", "fetch", "vlm_agent.world.gym.fetch:Reach-v0"),
+        ("fetch_push", "fetch", "vlm_agent.world.gym.fetch:Push-v0"),
+        ("fetch_pick", "fetch", "vlm_agent.world.gym.fetch:PickAndPlace-v0"),
+    ],
+)
+def test_the_figures_of_the_worlds_are_those_of_their_results(recipe, results, env):
+    rows = json.loads((ROOT / "recipes" / "results" / f"{results}.json").read_text())["rows"]
+    rates = {
+        row["policy"]: f"{100 * row['success_rate']:.0f} %"
+        for row in rows
+        if row["env"] == env and row["ablate"] == "none"
+    }
+    told = [rates.get(policy, "–") for policy in ("expert", "random", recipe)]
+    assert f"| `{recipe}` | {' | '.join(told)} |" in WORLDS
