@@ -62,7 +62,7 @@ def test_exact_frames_are_stock_robosuites_to_the_last_bit(env):
         assert np.array_equal(frame, expected)
         assert np.abs(fast.frame() - expected.astype(int)).mean() < 2
     for _ in random_poses(env, 14):
-        assert np.array_equal(env._camera.frame(), stock.frame())
+        assert np.array_equal(env.world.camera.frame(), stock.frame())
     stock.close()
     fast.close()
 

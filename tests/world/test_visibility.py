@@ -205,7 +205,7 @@ def test_most_of_the_robot_is_left_out(can_env):
     can_env.reset(seed=0)
     model, data = can_env.world.scene.env.sim.model._model, can_env.world.scene.env.sim.data._data
     visual = model.geom_group == 1
-    view = can_env._camera._visibility.look(data, with_mirror=False)
+    view = can_env.world.camera._visibility.look(data, with_mirror=False)
     assert view.seen.sum() < 0.35 * visual.sum()
     seen = names(model, view.seen)
     assert {"gripper0_right_hand_visual", "gripper0_right_finger1_visual"} <= seen

@@ -69,6 +69,11 @@ class RobotWorld(World):
         return self.scenes.about(self._task)
 
     @property
+    def camera(self) -> EyeInHandCamera:
+        """What the present episode is seen through."""
+        return self._cameras[scene_name(self._task)]
+
+    @property
     def looks(self) -> Looks:
         """What the present episode's scene looks like."""
         return self._looks[self._task]
@@ -112,7 +117,7 @@ class RobotWorld(World):
 
     def picture(self) -> np.ndarray:
         """The upright eye-in-hand frame, uint8 (frame_size, frame_size, 3)."""
-        return self._cameras[scene_name(self._task)].frame()
+        return self.camera.frame()
 
     def state_bytes(self) -> Iterable[bytes]:
         """Positions and velocities of all joints."""
