@@ -107,7 +107,7 @@ def test_it_says_so_where_words_are_missing(missing, problem):
 
 def test_it_says_so_where_it_knows_no_way():
     env = BlindEnv(EnvConfig(task="Door", frame_size=28))
-    with pytest.raises(UserError, match="this world has no expert"):
+    with pytest.raises(UserError, match="task: the scripted expert knows no way to solve 'Door'"):
         env.world.expert()
     env.close()
 
