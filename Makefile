@@ -49,7 +49,7 @@ worlds: install system  ## train and measure in MiniGrid and Fetch, stage by sta
 group: install system  ## GRPO against PPO on a sparse reward, 50,000 words each (an hour and a half)
 	$(BIN)/vlm-agent group_study $(ARGS)
 
-test: install system  ## all tests, about 7 minutes on two cores
+test: install system  ## all tests, about 8 minutes on two cores
 	$(BIN)/pytest -n 2 $(ARGS)
 
 check: install  ## style, types and the import contract

@@ -11,7 +11,7 @@ from tests.worlds import ColourPool
 from vlm_agent import make_env
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import SPLITS, episode_seed
-from vlm_agent.evaluation.agents import Agent, ablated, load_agent, measure
+from vlm_agent.evaluation.agents import Agent, ablated, load_agent, measure, template_for
 from vlm_agent.evaluation.evaluate import play, speaker
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
@@ -21,6 +21,7 @@ from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.facts import all_facts
 from vlm_agent.world.instructions import Instructions
 from vlm_agent.world.observations import Observations
+from vlm_agent.world.registry import declare
 
 
 def test_no_episode_is_in_two_splits():
@@ -124,6 +125,20 @@ def test_another_goals_instruction_is_told_in_place_of_the_right_one():
     assert np.array_equal(seen.facts, told)
     with pytest.raises(UserError, match="--ablate instruction: this world has one goal alone"):
         ablated(speak, "instruction", template, Instructions(["Go.", "Please go."]))
+
+
+def test_in_another_world_a_policy_is_told_that_worlds_sentences():
+    one = declare(EnvConfig(task="Lift"))
+    several = declare(EnvConfig(tasks=["Lift", "Stack"]))
+    alone = PromptTemplate("{{ image }}{{ task }}", "Grab the cube.")
+    assert template_for(alone, one) is alone
+    told = template_for(alone, several)
+    assert told.fact_names == (*alone.fact_names, "instruction")
+    assert told.render((0, 8, 0, 9, 1))[1] == "Put the red cube on the green cube."
+    assert template_for(told, several) is told
+    again = template_for(told, one)
+    assert again.fact_names == alone.fact_names
+    assert again.render((0, 8, 0, 9))[1] == "Lift the red cube off the table."
 
 
 @pytest.mark.parametrize("name", ["minimal", "default"])

@@ -89,7 +89,8 @@ def load_agent(
         return Agent(name, env, speak=None if name == EXPERT else _random_words(count))
     policy, trained_in, gamma = load_policy("starter" if name == TINY else name, trust_modules)
     env = change(trained_in)
-    world, template = declare(env), template_for(policy.encoder.template, declare(env), env)
+    world = declare(env)
+    template = template_for(policy.encoder.template, world)
     if len(policy.words) != len(world.vocabulary):
         raise UserError(
             f"words: the policy {name!r} has {len(policy.words)} words, and the world "
@@ -106,23 +107,21 @@ def load_agent(
     return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate)
 
 
-def template_for(template: PromptTemplate, world: WorldSpec, env: EnvConfig) -> PromptTemplate:
-    """A policy's prompt in another world, whose task is told with other sentences.
+def template_for(template: PromptTemplate, world: WorldSpec) -> PromptTemplate:
+    """A policy's prompt in another world; its task is told with that world's sentences.
+
+    Where both tell a task with one sentence alone, the policy keeps its own.
 
     Args:
         template: The policy's.
         world: What the world declares.
-        env: Its settings.
     """
-    sentences = world.instructions.sentences
-    asked = {fact.name: fact for fact in world.facts if fact.name == INSTRUCTION}
-    known = {fact.name: fact for fact in template.facts}
-    same = known.get(INSTRUCTION) == asked.get(INSTRUCTION)
-    if same or (env.instructions is None and not asked):
+    asked = [fact for fact in world.facts if fact.name == INSTRUCTION]
+    if [fact for fact in template.facts if fact.name == INSTRUCTION] == asked:
         return template
-    facts = tuple(({**known, **asked} if asked else known).values())
-    facts = tuple(fact for fact in facts if asked or fact.name != INSTRUCTION)
-    return dataclasses.replace(template, facts=facts, task=sentences[0])
+    others = [fact for fact in template.facts if fact.name != INSTRUCTION]
+    sentence = world.instructions.sentences[0]
+    return dataclasses.replace(template, facts=(*others, *asked), task=sentence)
 
 
 def _random_words(count: int) -> Speaker:
