@@ -17,6 +17,7 @@ from vlm_agent.world.actions import MOTIONS, Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.render.camera import EyeInHandCamera
+from vlm_agent.world.robosuite.appearance.disturbances import MOVED_AT, Disturbances
 from vlm_agent.world.robosuite.appearance.looks import Looks, scene_editor
 from vlm_agent.world.robosuite.appearance.randomize import RANDOMIZE, randomize_problems
 from vlm_agent.world.robosuite.expert import ScriptedExpert
@@ -51,6 +52,7 @@ CHANGES: dict[str, tuple[Any, set[str], bool, bool]] = {
     "object_mass": (3, MASS, False, False),
     "object_friction": (0.5, {"geom_friction"}, False, False),
     "arm_start": (0.05, set(), True, True),
+    "object_moved": (0.05, set(), False, False),
     "motion_scale": (0.8, set(), False, False),
     "motion_angle": (20, set(), False, False),
 }
@@ -254,24 +256,23 @@ def test_a_heavier_object_falls_alike_but_takes_more_to_move(stage):
 
 
 def test_motions_are_scaled_and_turned_by_what_is_drawn_at_each_word(stage):
-    looks = Looks(
-        stage.scene, EnvConfig(randomize={"motion_scale": [0.5, 0.9], "motion_angle": [5, 30]})
-    )
+    values = {"motion_scale": [0.5, 0.9], "motion_angle": [5, 30]}
+    disturbances = Disturbances(stage.scene, values)
     forward = MOTIONS[0]
-    said = [looks.perturb(forward, 3, number) for number in range(40)]
-    assert said == [looks.perturb(forward, 3, number) for number in range(40)]
-    assert said[0] != looks.perturb(forward, 4, 0)
+    said = [disturbances.perturb(forward, 3, number) for number in range(40)]
+    assert said == [disturbances.perturb(forward, 3, number) for number in range(40)]
+    assert said[0] != disturbances.perturb(forward, 4, 0)
     lengths = np.array([motion.length(0.03) for motion in said]) / 0.03
     angles = np.degrees(np.arccos([motion.direction[0] for motion in said]))
     assert 0.5 <= lengths.min() < 0.6 < 0.8 < lengths.max() <= 0.9
     assert 5 <= angles.min() < 10 < 25 < angles.max() <= 30
     assert {motion.direction[1] > 0 for motion in said} == {True, False}
-    far = looks.perturb(Motion((0, 0, 1), distance=0.1, turn=(0, 0, 10)), 3, 0)
+    far = disturbances.perturb(Motion((0, 0, 1), distance=0.1, turn=(0, 0, 10)), 3, 0)
     assert far.distance == pytest.approx(0.1 * lengths[0])
     assert far.turn[2] == pytest.approx(10 * lengths[0])
-    close = looks.perturb(MOTIONS[6], 3, 0)
+    close = disturbances.perturb(MOTIONS[6], 3, 0)
     assert (close.gripper, close.direction) == ("close", (0, 0, 0))
-    assert Looks(stage.scene, EnvConfig()).perturb(forward, 3, 0) is forward
+    assert Disturbances(stage.scene, {}).perturb(forward, 3, 0) is forward
 
 
 def test_a_word_moves_the_arm_as_far_as_was_drawn(changing, can_env):
@@ -282,10 +283,41 @@ def test_a_word_moves_the_arm_as_far_as_was_drawn(changing, can_env):
         start = env.world.scene.target_position
         env.step(0)
         said.append(env.world.scene.target_position - start)
-    drawn = changing.world.looks.perturb(MOTIONS[0], 3, 0)
+    disturbances = Disturbances(changing.world.scene, changing.config.randomize)
+    drawn = disturbances.perturb(MOTIONS[0], 3, 0)
     base = changing.world.scene.base_rotation
     assert said[0] == pytest.approx(base @ drawn.direction * drawn.length(0.03), abs=1e-6)
     assert np.linalg.norm(said[0] - said[1]) > 1e-3
+
+
+@pytest.mark.parametrize("task", ["PickPlaceCan", "PickPlace/milk"])
+def test_the_object_is_moved_once_while_it_is_approached(task):
+    """As far as was drawn, on what it lies on; whoever takes the episode up sees it too."""
+    env = LanguageActionEnv(task=task, frame_size=28, randomize={"object_moved": 0.06})
+    moved = []
+    for seed in range(12):
+        env.reset(seed=seed)
+        places, up = [env.world.scene.object_position()], 4
+        for _ in range(MOVED_AT[1] + 2):
+            env.step(up)
+            places.append(env.world.scene.object_position())
+        ways = np.diff(places, axis=0)
+        jumps = np.flatnonzero(np.linalg.norm(ways[:, :2], axis=1) > 0.02)
+        assert len(jumps) <= 1
+        for jump in jumps:
+            assert MOVED_AT[0] <= jump <= MOVED_AT[1]
+            assert np.linalg.norm(ways[jump, :2]) == pytest.approx(0.06, abs=0.004)
+            assert abs(ways[jump, 2]) < 0.01
+            middle = env.world.env.bin1_pos[:2]
+            distances = [np.linalg.norm(place[:2] - middle) for place in places[jump : jump + 2]]
+            assert distances[1] < max(distances[0], 0.08)
+        moved.append(len(jumps))
+        state = env.digest()
+        for taken_up in ([up] * (MOVED_AT[1] + 2),) * 2:  # replayed, then from a snapshot
+            env.reset(seed=seed, options={"actions": taken_up})
+            assert env.digest() == state
+    assert sum(moved) >= (12 if task == "PickPlaceCan" else 6)
+    env.close()
 
 
 def test_the_expert_solves_what_has_been_changed(changing):

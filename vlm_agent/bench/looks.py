@@ -31,6 +31,7 @@ EVERYTHING: dict[str, Any] = {
     "object_mass": [0.5, 3],
     "object_friction": [0.5, 1.5],
     "arm_start": [0, 0.04],
+    "object_moved": [0, 0.03],
     "motion_scale": [0.85, 1.15],
     "motion_angle": [0, 10],
 }

@@ -24,7 +24,7 @@ def add_eval(commands: Any) -> None:
         "--controller_hz 500, --task Lift, ...",
     )
     parser.add_argument("--policy", required=True, metavar="NAME", help=POLICY_HELP)
-    _add_episode_options(parser)
+    add_episode_options(parser)
     parser.add_argument(
         "--ablate",
         choices=("none", "image", "instruction", "prompt"),
@@ -36,15 +36,26 @@ def add_eval(commands: Any) -> None:
     parser.set_defaults(run=_eval, takes_recipe=True)
 
 
-def _add_episode_options(parser: argparse.ArgumentParser) -> None:
-    """Which episodes are played, and how."""
-    parser.add_argument("--num_eval_episodes", type=count, default=10, metavar="N")
+def add_episode_options(
+    parser: argparse.ArgumentParser,
+    episodes: int = 10,
+    split: str = "validation",
+    num_envs: int = 4,
+) -> None:
+    """Which episodes are played, and how; with these defaults."""
+    parser.add_argument(
+        "--num_eval_episodes",
+        type=count,
+        default=episodes,
+        metavar="N",
+        help=f"how many (default: {episodes})",
+    )
     parser.add_argument(
         "--split",
         choices=SPLITS,
-        default="validation",
+        default=split,
         help="whose episodes; a policy is chosen by validation and measured by test episodes "
-        "(default: validation)",
+        f"(default: {split})",
     )
     parser.add_argument("--seed", type=natural, default=0, help="decides the episodes (default: 0)")
     parser.add_argument(
@@ -55,7 +66,9 @@ def _add_episode_options(parser: argparse.ArgumentParser) -> None:
         help="take the most probable word, else sample (default: true)",
     )
     add_trust(parser)
-    parser.add_argument("--num_envs", type=count, default=4, help="played at once (default: 4)")
+    parser.add_argument(
+        "--num_envs", type=count, default=num_envs, help=f"played at once (default: {num_envs})"
+    )
 
 
 def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -109,7 +122,7 @@ def add_compare(commands: Any) -> None:
         "McNemar's exact test. A file that eval --json wrote is taken as it is.",
     )
     parser.add_argument("policies", nargs="+", metavar="NAME|FILE.json", help=POLICY_HELP)
-    _add_episode_options(parser)
+    add_episode_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
     parser.set_defaults(run=_compare, takes_recipe=True)
 

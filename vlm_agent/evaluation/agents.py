@@ -43,7 +43,8 @@ class Agent:
 
     Attributes:
         name: As it was asked for.
-        env: The scene it was trained in.
+        env: The scene it plays in.
+        trained_in: The scene it was trained in; the usual one for who was not trained.
         gamma: Discount of its rewards.
         words: What the actions are called; ``None``: as the world calls them.
         facts: Names of the facts it reads; ``None`` for all.
@@ -58,6 +59,7 @@ class Agent:
     facts: tuple[str, ...] | None = None
     speak: Speaker | None = None
     ablate: Ablation = "none"
+    trained_in: EnvConfig = dataclasses.field(default_factory=EnvConfig)
 
 
 def load_agent(
@@ -104,7 +106,7 @@ def load_agent(
     speak = speaker(policy)
     if ablate != "none":
         speak = ablated(speak, ablate, template, world.instructions)
-    return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate)
+    return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate, trained_in)
 
 
 def template_for(template: PromptTemplate, world: WorldSpec) -> PromptTemplate:

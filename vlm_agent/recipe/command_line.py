@@ -7,7 +7,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -98,9 +98,26 @@ def override_env(env: EnvConfig, words: Sequence[str]) -> EnvConfig:
             found[option] = unknown_name("option", option, [f"--{name}" for name in keys])
     if len(words) % 2:
         found.setdefault(words[-1], "expected --key value")
+    return change_env(env, values, found)
+
+
+def change_env(
+    env: EnvConfig, values: Mapping[str, Any], found: dict[str, str] | None = None
+) -> EnvConfig:
+    """A scene with other settings.
+
+    Args:
+        env: The scene.
+        values: Settings and what they are to be, not checked yet.
+        found: What is wrong already, by key.
+
+    Raises:
+        UserError: Naming the first setting that cannot be so.
+    """
+    found = {} if found is None else found
     if "env" in values and values["env"] != env.env:
         values = {"reward": "", **values}  # another world may have another default
-    changed = make_section(EnvConfig, dataclasses.asdict(env) | values, found)
+    changed = make_section(EnvConfig, {**dataclasses.asdict(env), **values}, found)
     for key, problem in found.items():
         raise UserError(f"{key}: {problem}")
     declare(changed)

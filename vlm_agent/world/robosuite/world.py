@@ -12,6 +12,7 @@ from vlm_agent.world.actions import Meaning, Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import Expert, Happening, Spectator, World
 from vlm_agent.world.render.camera import EyeInHandCamera, SceneCamera
+from vlm_agent.world.robosuite.appearance.disturbances import Disturbances
 from vlm_agent.world.robosuite.appearance.looks import Looks, scene_editor
 from vlm_agent.world.robosuite.declaration import declare_robot
 from vlm_agent.world.robosuite.expert import ScriptedExpert
@@ -53,9 +54,10 @@ class RobotWorld(World):
         self.gamma = gamma
         tasks = config.tasks or [config.task]
         self.scenes = Scenes(tasks, config.robot, config.controller_hz, scene_editor(config))
-        self._looks = {}
+        self._looks, self._disturbances = {}, {}
         for task in tasks:  # in one simulation each has an object of its own
             self._looks[task] = Looks(self.scenes.about(task), config)
+            self._disturbances[task] = Disturbances(self.scenes.about(task), config.randomize)
         self._cameras = {
             name: EyeInHandCamera(scene, config.frame_size, config.camera)
             for name, scene in self.scenes.by_name.items()
@@ -99,7 +101,9 @@ class RobotWorld(World):
     def say(self, meaning: Meaning, number: int) -> Happening:
         """Move by one word."""
         assert isinstance(meaning, Motion)
-        motion = self.looks.perturb(meaning, self._seed, number)
+        disturbances = self._disturbances[self._task]
+        disturbances.move_object(self._seed, number)
+        motion = disturbances.perturb(meaning, self._seed, number)
         self.scene.move(motion, self.config.step_size, self.config.control_steps)
         success = self.scene.is_success()
         self._previous, self._potential = self._potential, self.scene.staged_reward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.world.actions import Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.robosuite.appearance.props import (
     Distractors,
@@ -26,6 +24,7 @@ from vlm_agent.world.robosuite.appearance.randomize import (
     Ranges,
     any_direction,
     as_colour,
+    turned,
 )
 from vlm_agent.world.robosuite.names import import_mujoco
 from vlm_agent.world.robosuite.scene import RobotScene
@@ -174,7 +173,7 @@ class Looks:
             rng = self._ranges.rng("light_turn", seed)
             angle = np.radians(self._ranges.draw("light_turn", rng, 0.0))
             for direction in model.light_dir:
-                direction[:] = _turned(direction, angle, rng)
+                direction[:] = turned(direction, angle, rng)
 
     def _set_camera(self, seed: int) -> None:
         config, keys = self._config, {"camera_shift", "camera_turn"} & set(self._ranges.values)
@@ -215,32 +214,3 @@ class Looks:
                 model.geom_matid[geom] = model.material(f"{texture}_{kind}").id
         if colour is not None:
             model.geom_rgba[geoms, :3] = colour
-
-    def perturb(self, motion: Motion, seed: int, number: int) -> Motion:
-        """What a word does when it is said as the ``number``-th of an episode.
-
-        How far it moves and turns is scaled, and its direction turned.
-        """
-        if not {"motion_scale", "motion_angle"} & set(self._ranges.values):
-            return motion
-        rng = self._ranges.rng("motion_scale", seed, number)
-        scale = self._ranges.draw("motion_scale", rng, 1.0)
-        rng = self._ranges.rng("motion_angle", seed, number)
-        angle = np.radians(self._ranges.draw("motion_angle", rng, 0.0))
-        x, y, z = _turned(np.array(motion.direction, float), angle, rng)
-        return dataclasses.replace(
-            motion,
-            direction=(float(x), float(y), float(z)),
-            turn=tuple(scale * degrees for degrees in motion.turn),
-            distance=None if motion.distance is None else scale * motion.distance,
-            steps=scale * motion.steps,
-        )
-
-
-def _turned(direction: np.ndarray, angle: float, rng: np.random.Generator) -> np.ndarray:
-    """A vector (3,), turned by an angle about an axis at right angles to it; drawn."""
-    axis = np.cross(direction, any_direction(rng))
-    length = np.linalg.norm(axis)
-    if not length:
-        return direction
-    return Rotation.from_rotvec(angle / length * axis).apply(direction)

@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from vlm_agent.common.errors import UserError, nearest, unknown_name
 from vlm_agent.common.seeding import derive_rng
@@ -40,6 +41,9 @@ PATTERNS: tuple[str, ...] = ("checks", "grid", "dots", "crosses")
 
 OWN = "own"
 """The choice that leaves a colour or a texture as it is."""
+
+Covered = Literal["yes", "partly", "no"]
+"""How much of something else is in it."""
 
 _CODE = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -84,6 +88,14 @@ class Amount:
         kinds = int if self.whole else int | float
         return isinstance(end, kinds) and not isinstance(end, bool) and math.isfinite(end)
 
+    def covers(self, wide: Any, value: Any) -> Covered:
+        """How much of what one value of a recipe can give another one can give too."""
+        low, high = wide if isinstance(wide, list | tuple) else (wide, wide)
+        first, last = value if isinstance(value, list | tuple) else (value, value)
+        if low <= first and last <= high:
+            return "yes"
+        return "no" if last < low or high < first else "partly"
+
     def draw(self, value: Any, rng: np.random.Generator) -> float:
         """A number from the range, every one as likely as every other."""
         low, high = value if isinstance(value, list | tuple) else (value, value)
@@ -126,6 +138,14 @@ class Choice:
                 return f"{name!r}{hint or f': expected {self.expected}'}"
         return None
 
+    def covers(self, wide: Any, value: Any) -> Covered:
+        """How many of the names of one value of a recipe are among those of another one."""
+        known = set(wide if isinstance(wide, list | tuple) else [wide])
+        asked = set(value if isinstance(value, list | tuple) else [value])
+        if asked <= known:
+            return "yes"
+        return "partly" if asked & known else "no"
+
     def draw(self, value: Any, rng: np.random.Generator) -> str:
         """One of the names, every one as likely as every other."""
         chosen = value if isinstance(value, list | tuple) else [value]
@@ -162,6 +182,9 @@ RANDOMIZE: dict[str, Amount | Choice] = {
     "object_mass": Amount("factor", 0.1, 20, "weight of the object"),
     "object_friction": Amount("factor", 0.05, 5, "friction between the object and the fingers"),
     "arm_start": Amount("radians", 0, 0.3, "by which each joint starts beside its usual place"),
+    "object_moved": Amount(
+        "metres", 0, 0.15, "by which the object is moved, once, while it is approached"
+    ),
     "motion_scale": Amount("factor", 0.2, 2, "how far a word moves; drawn at each word"),
     "motion_angle": Amount(
         "degrees", 0, 45, "between where a word moves and where it should; drawn at each word"
@@ -224,3 +247,12 @@ def any_direction(rng: np.random.Generator) -> np.ndarray:
     """A unit vector (3,), every direction as likely as every other."""
     vector = rng.normal(size=3)
     return vector / np.linalg.norm(vector)
+
+
+def turned(direction: np.ndarray, angle: float, rng: np.random.Generator) -> np.ndarray:
+    """A vector (3,), turned by an angle about an axis at right angles to it; drawn."""
+    axis = np.cross(direction, any_direction(rng))
+    length = np.linalg.norm(axis)
+    if not length:
+        return direction
+    return Rotation.from_rotvec(angle / length * axis).apply(direction)
