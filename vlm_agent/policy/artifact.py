@@ -247,14 +247,15 @@ def policy_folder(name: str | Path, **options: Any) -> Path:
     Raises:
         UserError: There is no policy.
     """
-    shipped = SHIPPED / "policies" / str(name)
+    all_shipped = SHIPPED / "policies"
+    shipped = all_shipped / str(name)
     if str(name).isidentifier() and shipped.is_dir():
         return shipped
     folder = Path(name).expanduser()
     if not folder.is_dir() and _may_be_on_the_hub(str(name)):
         folder = _download(str(name), **options)
     if not (folder / POLICY_FILE).is_file():
-        known = nearest(str(name), [path.name for path in shipped.parent.iterdir()], limit=1)
+        known = nearest(str(name), [path.name for path in all_shipped.iterdir()], limit=1)
         hint = "".join(f"; did you mean {other!r}, which ships?" for other in known)
         raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE}){hint}")
     return folder
