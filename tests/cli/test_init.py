@@ -10,7 +10,7 @@ from vlm_agent.common.errors import UserError
 
 EDITABLE = sorted(
     path.relative_to(ROOT)
-    for files in ("recipes/*.yaml", "prompts/*.jinja", "accelerate_configs/*.yaml")
+    for files in ("recipes/**/*.yaml", "prompts/*.jinja", "accelerate_configs/*.yaml")
     for path in ROOT.glob(files)
 )
 

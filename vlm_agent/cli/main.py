@@ -21,6 +21,7 @@ from vlm_agent.cli.make import (
     add_worlds,
 )
 from vlm_agent.cli.measure import add_compare, add_eval
+from vlm_agent.cli.suite import add_suite
 
 EPILOG = """
 train in one process:   vlm-agent train --config quick
@@ -35,6 +36,7 @@ COMMANDS = (
     add_demos,
     add_eval,
     add_compare,
+    add_suite,
     add_merge,
     add_prompt,
     add_show,

@@ -7,7 +7,12 @@ from pathlib import Path
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """The folder; in a checkout, links to where people edit these things."""
 
-EDITABLE = {"recipes": "*.yaml", "prompts": "*.jinja", "accelerate_configs": "*.yaml"}
+EDITABLE = {
+    "recipes": "*.yaml",
+    "recipes/suites": "*.yaml",
+    "prompts": "*.jinja",
+    "accelerate_configs": "*.yaml",
+}
 """What people edit: folder -> its files."""
 
 

@@ -1,0 +1,84 @@
+"""``vlm-agent suite``: a policy on the same episodes in many changed scenes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.cli.measure import POLICY_HELP, add_episode_options
+from vlm_agent.cli.options import check_writable
+
+USUAL = "can"
+
+
+def add_suite(commands: Any) -> None:
+    parser = commands.add_parser(
+        "suite",
+        help="measure what a policy does where the scene is another one",
+        description="Play the same episodes in each split of a suite (other colours, light, "
+        "cameras, sentences, objects, arms) and report success with its 95 % Wilson interval. "
+        "With --json FILE it goes on where it was stopped, split by split.",
+    )
+    parser.add_argument("--policy", required=True, metavar="NAME", help=POLICY_HELP)
+    parser.add_argument(
+        "--config",
+        default=USUAL,
+        metavar="SUITE",
+        help="a suite's file, or the name of one that ships: can, pick (default: can)",
+    )
+    parser.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="only these")
+    add_episode_options(parser, episodes=200, split="test", num_envs=16)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the rows here")
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw them here")
+    parser.set_defaults(run=_suite, takes_recipe=False)
+
+
+def _suite(arguments: argparse.Namespace, _: list[str]) -> int:
+    from tqdm import tqdm
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.evaluation.suite import Played, find_suite, measure_suite, read_rows
+    from vlm_agent.report.suite import plot_suite, suite_table
+
+    disable_progress_bar()  # of loading weights
+    check_writable(arguments.json)
+    check_writable(arguments.chart, "--chart")
+    suite = find_suite(arguments.config)
+    known = read_rows(arguments.json) if arguments.json else []
+    how = Played(
+        arguments.num_eval_episodes,
+        arguments.greedy,
+        arguments.split,
+        arguments.seed,
+        arguments.num_envs,
+    )
+    number = len(arguments.splits or suite.splits)
+    rows: list[dict[str, Any]] = []
+    with tqdm(total=number * how.count, unit="episode") as bar:
+
+        def count(split: str) -> None:
+            bar.set_description(split, refresh=False)
+            bar.update()
+
+        for row in measure_suite(
+            suite,
+            arguments.policy,
+            how,
+            names=arguments.splits,
+            known=known,
+            trust_modules=arguments.trust_modules,
+            on_episode=count,
+        ):
+            rows.append(row)
+            bar.n = len(rows) * how.count  # also where a row was there
+            if arguments.json and row not in known:
+                known.append(row)
+                partial = arguments.json.with_name(arguments.json.name + ".partial")
+                partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+                partial.rename(arguments.json)
+    print(suite_table(rows))
+    if arguments.chart:
+        plot_suite({arguments.policy: rows}, arguments.chart)
+    return 0
