@@ -18,7 +18,6 @@ from vlm_agent.evaluation.agents import (
     ALIASES,
     EXPERT,
     RANDOM,
-    TINY,
     Ablation,
     Agent,
     load_agent,
