@@ -1,5 +1,8 @@
 """The warm start, in a world where a colour says which word the expert would say."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,9 @@ from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import Callback, ImitationTrainer, Recipe
 from vlm_agent.common.errors import TrainingError, UserError
 from vlm_agent.imitation.run import run_imitation
-from vlm_agent.imitation.trainer import warmup_and_decay
+from vlm_agent.imitation.update import warmup_and_decay
 from vlm_agent.policy.decisions import act
-from vlm_agent.runs.begin import start_policy
+from vlm_agent.runs.begin import resumed_policy, start_policy
 from vlm_agent.runs.compatibility import check_same_policy
 from vlm_agent.runs.folders import RunFolders
 
@@ -136,6 +139,68 @@ def test_a_callback_ends_the_warm_start(recipe_for):
     stages = [row["stage"] for row in metrics_of(recipe)]
     assert stages == ["demonstrations"] * 2 + ["value head: the student speaks", "value head"]
     assert trainer.folders.final.is_dir()
+
+
+class KilledError(Exception):
+    """What ends a run on its way."""
+
+
+class KilledAfter(Callback):
+    """Dies after so many checkpoints, in the middle of what comes next."""
+
+    def __init__(self, saves: int) -> None:
+        self.saves = saves
+
+    def on_save(self, trainer, folder):
+        self.saves -= 1
+
+    def on_update_end(self, trainer, metrics):
+        if self.saves == 0:
+            raise KilledError
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_killed_warm_start_goes_on_as_if_nothing_had_happened(recipe_for, stages):
+    settings = SETTINGS | {"dagger_rounds": 2, "rollout_groups": 1}
+    straight = imitation_for(recipe_for(**settings, run_name="straight"))
+    straight.train(known())
+    recipe = recipe_for(**settings)
+    pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
+    with pytest.raises(KilledError):
+        trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [KilledAfter(stages)])
+        trainer.train(known())
+    again = recipe_for(**settings, resume_from="latest")
+    folder = RunFolders(again).resume_folder(again)
+    pool = of(ExpertPool(again.rollout.num_envs), again)
+    resumed = ImitationTrainer(resumed_policy(folder, again), pool, again)
+    resumed.resume(folder)
+    resumed.train(known())
+    assert metrics_of(again) == metrics_of(straight.recipe)
+    unnamed = [[row | {"policy": ""} for row in t.evaluations] for t in (resumed, straight)]
+    assert unnamed[0] == unnamed[1]
+    mine, theirs = (trainer.policy.state_dict() for trainer in (resumed, straight))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_what_a_warm_start_cannot_go_on_from(recipe_for):
+    recipe = recipe_for(**SETTINGS)
+    trainer = imitation_for(recipe)
+    trainer.train(known())
+    first, second = trainer.folders.steps()
+    again = recipe_for(**SETTINGS, resume_from="latest")
+    state = json.loads((second / "trainer_state.json").read_text())
+    (second / "trainer_state.json").write_text(json.dumps(state | {"processes": 3}))
+    pool = of(ExpertPool(again.rollout.num_envs), again)
+    resumed = ImitationTrainer(resumed_policy(second, again), pool, again)
+    with pytest.raises(UserError, match="is of 3 processes, now there are 1"):
+        resumed.resume(second)
+    (second / "trainer_state.json").write_text(json.dumps(state))
+    shutil.rmtree(first)
+    with pytest.raises(UserError, match="the checkpoint that the demonstrations left is needed"):
+        resumed.resume(second)
+    other = recipe_for(**SETTINGS | {"dagger_words": 128}, resume_from="latest")
+    with pytest.raises(UserError, match="a run that differs in dagger_words"):
+        resumed_policy(second, other)
 
 
 def test_learning_rate_rises_then_falls_to_nothing():

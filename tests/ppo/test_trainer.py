@@ -302,8 +302,6 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(recipe_for):
     before = metrics_of(recipe)
     with pytest.raises(UserError, match="there is a run 'vlm-agent' already.*--resume_from"):
         trainer_for(recipe)
-    with pytest.raises(UserError, match="or give --overwrite true$"):
-        RunFolders(recipe).check_new(recipe, can_resume=False)
     assert metrics_of(recipe) == before
     assert [p.name for p in RunFolders(recipe).steps()] == [
         "vlm-agent_step32",
@@ -357,7 +355,7 @@ def test_resuming_finds_the_runs_own_checkpoints_only(recipe_for, tmp_path):
     with pytest.raises(UserError, match="is no checkpoint of the run 'other'"):
         resume_folder(resume_from=str(folder), run_name="other")
     (folder / "optimizer.pt").unlink()  # as a warm start leaves it
-    with pytest.raises(UserError, match=rf"no checkpoint of a run of PPO in '{folder}'"):
+    with pytest.raises(UserError, match=rf"no checkpoint to go on from in '{folder}'"):
         resume_folder(resume_from="latest")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from vlm_agent.demonstrations.reading import check_demonstrations
-from vlm_agent.imitation.trainer import ImitationTrainer, check_warm_start
+from vlm_agent.imitation.checks import check_warm_start
+from vlm_agent.imitation.trainer import ImitationTrainer
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.runs.begin import Run, start_policy
+from vlm_agent.runs.begin import Run, resumed_policy, start_policy
 from vlm_agent.world.env import ExpertEnv
 
 
@@ -19,10 +20,13 @@ def run_imitation(recipe: Recipe) -> None:
     """
     check_warm_start(recipe)
     check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
-    run = Run(recipe, can_resume=False)
+    run = Run(recipe)
+    folder = run.folders.resume_folder(recipe)
     with recipe.make_pool(ExpertEnv) as pool:
-        policy = start_policy(recipe)
+        policy = resumed_policy(folder, recipe) if folder else start_policy(recipe)
         pool.wait_until_ready()
         trainer = ImitationTrainer(policy, pool, recipe, run=run)
+        if folder:
+            trainer.resume(folder)
         trainer.train()
     run.finish(trainer.timesteps, trainer.evaluations)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
@@ -18,6 +17,8 @@ from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
+from vlm_agent.imitation.checks import check_warm_start, learnt_stages
+from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, warmup_and_decay
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import returns_of_ended_episodes
 from vlm_agent.ppo.critic import ActorCritic, fit_critic
@@ -28,20 +29,13 @@ from vlm_agent.rollout.samples import Samples
 from vlm_agent.rollout.sources import FreshEpisodes
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback
-from vlm_agent.runs.checkpoints import save_checkpoint
+from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
-from vlm_agent.runs.distributed import mean_over_ranks, micro_batches
-from vlm_agent.runs.guard import check_finite
+from vlm_agent.runs.distributed import mean_over_ranks
+from vlm_agent.runs.folders import OPTIMIZER_FILE
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.pool.pool import EnvPool
-
-WARMUP = 0.05
-"""Share of the steps in which the learning rate rises."""
-
-WEIGHT_DECAY = 0.01
-
-MAX_GRAD_NORM = 1.0
 
 VALUE_EPOCHS = 20
 """Passes of the value head over the student's returns; they cost next to nothing."""
@@ -64,6 +58,9 @@ class ImitationTrainer(Trainer):
         accelerator: Wraps the policy and talks to the other processes; made by default.
         run: Where it writes; made from the recipe by default.
 
+    Attributes:
+        stage: What is learnt from: 0 for the demonstrations, or the round of DAgger.
+
     Raises:
         UserError: The launch, the policy, the pool or the run's name is not as the recipe needs
             it, or the recipe is not one of a warm start.
@@ -85,6 +82,9 @@ class ImitationTrainer(Trainer):
         self.actor_critic = ActorCritic(policy)
         optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
         self.prepare(policy, optimizer)
+        self.imitate = CrossEntropyUpdate(
+            self.model, policy, self.optimizer, self.accelerator, recipe.ppo.micro_batch_size
+        )
         self.collector = RolloutCollector(
             pool,
             FreshEpisodes(recipe.run.seed),
@@ -92,6 +92,8 @@ class ImitationTrainer(Trainer):
             self.accelerator.process_index,
             recipe.rollout.rollout_groups,
         )
+        self.stage = 0
+        self._learnt: dict[int, Path] = {}
         self.listen(*callbacks, Recorder())
 
     def train(self, demonstrations: Labelled | None = None) -> None:
@@ -111,18 +113,29 @@ class ImitationTrainer(Trainer):
         self.run.begin()
         with deterministic(self.accelerator.device):
             self.callbacks("on_train_begin", self)
-            self.fit(known, self.config.sft_epochs, self.config.sft_learning_rate, "demonstrations")
-            self.conclude()
-            for number in range(1, self.config.dagger_rounds + 1):
+            for stage in range(self.config.dagger_rounds + 1):
                 if self.should_stop:
                     break
-                name = f"DAgger round {number}"
-                known = Labelled.concatenate([known, self.collect(name)])
-                self.fit(known, self.config.dagger_epochs, self.config.dagger_learning_rate, name)
-                self.conclude()
+                known = self.learn(stage, known)
             self.warm_value_head()
             self._save(self.folders.final)
             self.callbacks("on_train_end", self)
+
+    def learn(self, stage: int, known: Labelled) -> Labelled:
+        """One :attr:`stage`: the student speaks, learns all that is known then, and is saved."""
+        self.stage, config = stage, self.config
+        if stage == 0:
+            name, epochs, peak = "demonstrations", config.sft_epochs, config.sft_learning_rate
+        else:
+            name = f"DAgger round {stage}"
+            epochs, peak = config.dagger_epochs, config.dagger_learning_rate
+            known = Labelled.concatenate([known, self.collect(name)])
+        if stage in self._learnt:
+            self._load(self._learnt[stage])
+        else:
+            self.fit(known, epochs, peak, name)
+            self.conclude()
+        return known
 
     def fit(self, known: Labelled, epochs: int, peak: float, stage: str) -> None:
         """Go over all moments ``epochs`` times, with a learning rate that rises and falls.
@@ -145,7 +158,8 @@ class ImitationTrainer(Trainer):
                 order = rng.permutation(len(known))[: batches * size].reshape(batches, size)
                 for index in order:
                     rate = peak * warmup_and_decay(done / total)
-                    steps.append(self._step(known, np.sort(index), rate, f"{stage}, epoch {epoch}"))
+                    where = f"{stage}, epoch {epoch}"
+                    steps.append(self.imitate.step(known, np.sort(index), rate, where))
                     done += 1
                     bar.update()
                 means = mean_over_ranks(self.accelerator, steps)
@@ -154,30 +168,6 @@ class ImitationTrainer(Trainer):
                 self._record({"stage": stage, "epoch": epoch + 1, **means})
                 if self.should_stop:
                     break
-
-    def _step(
-        self, known: Labelled, index: np.ndarray, learning_rate: float, where: str
-    ) -> dict[str, torch.Tensor]:
-        """One optimiser step on one minibatch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        means = {"loss": torch.zeros((), device=self.policy.device)}
-        means["accuracy"] = means["loss"].clone()
-        size = self.recipe.ppo.micro_batch_size
-        for part, share in micro_batches(self.accelerator, self.model, index, size):
-            batch = known[part]
-            output = self.model(**self.policy.encode(batch.observations))
-            labels = torch.from_numpy(batch.actions).to(output.logits.device)
-            loss = nn.functional.cross_entropy(output.logits, labels)
-            # The value head learns nothing yet, but DistributedDataParallel waits for its gradient.
-            self.accelerator.backward((loss + 0.0 * output.values.sum()) * share)
-            means["loss"] += share * loss.detach()
-            means["accuracy"] += share * (output.logits.argmax(-1) == labels).float().mean()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
-        check_finite(norm, self.accelerator, where)
-        self.optimizer.step()
-        return {**means, "grad_norm": norm.detach()}
 
     def collect(self, stage: str) -> Labelled:
         """The student speaks, the expert labels.
@@ -206,7 +196,8 @@ class ImitationTrainer(Trainer):
             )
         agreement = (rollout.actions == rollout.expert_actions).mean()
         rates = episode_rates(gather_object(episodes), self.pool.world.stages)
-        self._record({"stage": f"{stage}: the student speaks", "agreement": agreement, **rates})
+        if self.stage not in self._learnt:  # else it is on record
+            self._record({"stage": f"{stage}: the student speaks", "agreement": agreement, **rates})
         return rollout
 
     def warm_value_head(self) -> None:
@@ -248,16 +239,54 @@ class ImitationTrainer(Trainer):
         return validate(self)
 
     def save(self) -> Path:
-        """Write ``checkpoints/{run_name}_step{N}``, with how good the policy was found to be."""
-        return self._save(self.folders.step(self.timesteps))
+        """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
+        return self._save(self.folders.step(self.timesteps), self.optimizer)
 
-    def _save(self, folder: Path) -> Path:
+    def _save(self, folder: Path, optimizer: torch.optim.Optimizer | None = None) -> Path:
         self.run.begin()
         if self.accelerator.is_main_process:
-            save_checkpoint(folder, self.policy, {"evaluations": self.evaluations})
+            state = {
+                "timesteps": self.timesteps,
+                "seconds": self.run.seconds,
+                "stage": self.stage,
+                "processes": self.accelerator.num_processes,
+                "evaluations": self.evaluations,
+            }
+            save_checkpoint(folder, self.policy, state, optimizer)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint, whose policy has been loaded already.
+
+        What the student said before is not kept: :meth:`train` has it say it again, as the
+        checkpoints of the stages before would, and learn only what comes after.
+
+        Raises:
+            UserError: Another number of processes wrote it, or one of these checkpoints is gone.
+        """
+        state = load_trainer_state(folder)
+        self._learnt = learnt_stages(self.folders, folder, self.accelerator.num_processes)
+        self.timesteps, self.evaluations = state["timesteps"], state["evaluations"]
+        self.run.earlier_seconds = state["seconds"]
+        self.run.is_resumed = True
+        if self.accelerator.is_main_process:
+            self.folders.forget_after(self.timesteps)
+            # What the student said next has as many timesteps, and will be said again.
+            last = (self.timesteps, False)
+            self.run.metrics.keep(lambda row: (row["timesteps"], "epoch" not in row) <= last)
+
+    def _load(self, folder: Path) -> None:
+        """Be as a stage left it."""
+        saved = dict(VLMPolicy.from_pretrained(folder).named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.policy.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(saved[name])
+        self.optimizer.load_state_dict(
+            torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        )
 
     def _record(self, metrics: dict[str, Any]) -> None:
         self.run.begin()
@@ -267,29 +296,3 @@ class ImitationTrainer(Trainer):
     def _progress_bar(self, total: int, name: str, unit: str) -> tqdm:
         hidden = not self.accelerator.is_main_process
         return tqdm(total=total, desc=name, unit=unit, mininterval=0.5, disable=hidden)
-
-
-def check_warm_start(recipe: Recipe) -> None:
-    """Refuse a recipe that asks for what only PPO does.
-
-    Raises:
-        UserError: Naming the key.
-    """
-    if recipe.run.resume_from is not None:
-        raise UserError("resume_from: a warm start cannot be resumed; it begins anew")
-    if recipe.critic.value_input == "state":
-        raise UserError("value_input: 'state' is for PPO: here the policy's own head learns")
-    if recipe.model.mask_senseless_words:
-        raise UserError(
-            "mask_senseless_words: a warm start learns all of the expert's words; "
-            "set it for PPO and evaluation"
-        )
-
-
-def warmup_and_decay(progress: float) -> float:
-    """The factor of the learning rate: from 0 up to 1, then straight down to 0.
-
-    Args:
-        progress: Share of the steps that are done, in [0, 1].
-    """
-    return min(progress / WARMUP, (1.0 - progress) / (1.0 - WARMUP))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from vlm_agent.demonstrations.reading import check_demonstrations
-from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.runs.begin import Run, start_policy
-from vlm_agent.runs.compatibility import check_same_run
+from vlm_agent.runs.begin import Run, resumed_policy, start_policy
 
 
 def run_training(recipe: Recipe) -> None:
@@ -23,16 +21,10 @@ def run_training(recipe: Recipe) -> None:
     run = Run(recipe)
     folder = run.folders.resume_folder(recipe)
     with recipe.make_pool() as pool:
-        if folder is None:
-            policy = start_policy(recipe)
-        else:
-            policy = VLMPolicy.from_pretrained(folder)
-            check_same_run(folder, policy, recipe)
-            if policy.facts != recipe.template.fact_names:  # the world tells more than it did then
-                policy = VLMPolicy.from_pretrained(folder, template=recipe.template)
+        policy = resumed_policy(folder, recipe) if folder else start_policy(recipe)
         pool.wait_until_ready()
         trainer = PPOTrainer(policy, pool, recipe, run=run)
-        if folder is not None:
+        if folder:
             trainer.resume(folder)
         trainer.train()
     run.finish(trainer.timesteps, trainer.evaluations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -20,7 +21,7 @@ from vlm_agent.report.curves import plot_curves
 from vlm_agent.report.examples import save_examples
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
-from vlm_agent.runs.compatibility import check_same_policy
+from vlm_agent.runs.compatibility import check_same_policy, check_same_run
 from vlm_agent.runs.folders import RunFolders
 from vlm_agent.runs.launch import check_accelerator, start_accelerator
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
@@ -37,7 +38,6 @@ class Run:
     Args:
         recipe: The run.
         accelerator: Talks to the other processes; made by default, with the recipe's trackers.
-        can_resume: Whether a run of this kind can go on where it stopped.
 
     Attributes:
         folders: Where it writes.
@@ -49,11 +49,8 @@ class Run:
         UserError: The launch, a tracker or the run's name is not as the recipe needs it.
     """
 
-    def __init__(
-        self, recipe: Recipe, accelerator: Accelerator | None = None, can_resume: bool = True
-    ) -> None:
+    def __init__(self, recipe: Recipe, accelerator: Accelerator | None = None) -> None:
         self.recipe = recipe
-        self.can_resume = can_resume
         self.folders = RunFolders(recipe)
         self.earlier_seconds = 0.0
         self.is_resumed = False
@@ -64,7 +61,7 @@ class Run:
         check_accelerator(accelerator)
         self.accelerator = accelerator
         if accelerator.is_main_process:
-            self.folders.check_new(recipe, can_resume)  # before a large model is loaded for nothing
+            self.folders.check_new(recipe)  # before a large model is loaded for nothing
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
 
     def begin(self) -> None:
@@ -85,7 +82,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if self.folders.recipe.is_file():  # another run of the name may have begun since
-                self.folders.check_new(self.recipe, self.can_resume)
+                self.folders.check_new(self.recipe)
             self.folders.prepare(self.recipe)
         self.accelerator.wait_for_everyone()
         start_trackers(self.accelerator, self.recipe, self.folders.run)
@@ -144,6 +141,19 @@ def start_policy(recipe: Recipe) -> VLMPolicy:
     policy = VLMPolicy.from_pretrained(init_from, template=recipe.template)
     check_same_policy(f"init_from: {init_from}", policy, recipe)
     policy.train_as(recipe.model)
+    return policy
+
+
+def resumed_policy(folder: Path, recipe: Recipe) -> VLMPolicy:
+    """The policy of a checkpoint that a run of this recipe goes on from.
+
+    Raises:
+        UserError: It cannot be loaded, or another kind of run has written it.
+    """
+    policy = VLMPolicy.from_pretrained(folder)
+    check_same_run(folder, policy, recipe)
+    if policy.facts != recipe.template.fact_names:  # the world tells more than it did then
+        policy = VLMPolicy.from_pretrained(folder, template=recipe.template)
     return policy
 
 

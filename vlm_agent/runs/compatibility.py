@@ -56,6 +56,7 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
         "curriculum",
         "value_input",
         "advantage",
+        "dagger_words",
     ]
     if recipe.ppo.advantage == "group":
         fixed += ["group_size"]

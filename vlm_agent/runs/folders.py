@@ -71,12 +71,11 @@ class RunFolders:
             "final policy": self.final,
         }
 
-    def check_new(self, recipe: Recipe, can_resume: bool = True) -> None:
+    def check_new(self, recipe: Recipe) -> None:
         """Refuse to write over an earlier run.
 
         Args:
             recipe: The run that is to begin.
-            can_resume: Whether it is of a kind that can go on where it stopped.
 
         Raises:
             UserError: A run of this name exists, and the recipe neither resumes nor overwrites it.
@@ -87,10 +86,9 @@ class RunFolders:
                 raise UserError(f"overwrite: this run would delete its own model {str(base)!r}")
         fresh = recipe.run.resume_from is None and not recipe.run.overwrite
         if fresh and any(path.exists() for path in self._all()):
-            ways = "--resume_from latest or --overwrite true" if can_resume else "--overwrite true"
             raise UserError(
                 f"run_name: there is a run {self.name!r} already ({self.run}); choose another "
-                f"name, or give {ways}"
+                "name, or give --resume_from latest or --overwrite true"
             )
 
     def prepare(self, recipe: Recipe) -> None:
@@ -128,7 +126,7 @@ class RunFolders:
             wanted = str(self.steps()[-1])
         if not (Path(wanted) / OPTIMIZER_FILE).is_file():
             raise UserError(
-                f"resume_from: no checkpoint of a run of PPO in {wanted!r} (no {OPTIMIZER_FILE})"
+                f"resume_from: no checkpoint to go on from in {wanted!r} (no {OPTIMIZER_FILE})"
             )
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
             raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")

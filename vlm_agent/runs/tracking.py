@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,9 +35,13 @@ class MetricsFile:
 
     def keep_until(self, timesteps: int) -> None:
         """Forget what was recorded later than that; used when a run is resumed."""
+        self.keep(lambda row: row["timesteps"] <= timesteps)
+
+    def keep(self, condition: Callable[[dict[str, Any]], bool]) -> None:
+        """Forget the updates of which a condition does not hold."""
         if self.is_main_process:
             lines = self.path.read_text().splitlines() if self.path.is_file() else []
-            kept = [line for line in lines if json.loads(line)["timesteps"] <= timesteps]
+            kept = [line for line in lines if condition(json.loads(line))]
             self.path.write_text("".join(line + "\n" for line in kept))
 
     def write(self, metrics: dict[str, Any]) -> None:

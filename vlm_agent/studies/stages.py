@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.strict_yaml import read_yaml
+from vlm_agent.runs.folders import PARTIAL
 
 HOURS_FILE = "hours.json"
 RECORDS_FILE = "stages.json"
@@ -45,6 +46,14 @@ class Stage:
     folder: Path | None = None
     anew: tuple[str, ...] = ()
     go_on: tuple[str, ...] = ()
+
+
+def resumable(stage: Stage, folder: Path, run: str) -> Stage:
+    """A training stage that goes on from the run's last checkpoint, where it was stopped."""
+    steps = (folder / "checkpoints").glob(f"{run}_step*")
+    is_saved = any(path.suffix != PARTIAL for path in steps)
+    anew = ("--overwrite", "true")
+    return replace(stage, anew=anew, go_on=("--resume_from", "latest") if is_saved else anew)
 
 
 def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:

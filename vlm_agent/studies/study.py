@@ -11,8 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vlm_agent.runs.folders import PARTIAL
-from vlm_agent.studies.stages import Stage
+from vlm_agent.studies.stages import Stage, resumable
 from vlm_agent.world.config import EnvConfig
 
 TEST_EPISODES = 200
@@ -169,7 +168,8 @@ class Study:
         demonstrations = ("--demonstrations", str(self._demonstrations(shown)))
         command = ("vlm_agent.sft", *self._config(recipe), *demonstrations)
         final, needs = Path(self._final(recipe)), (f"demonstrations: {shown}",)
-        return Stage(f"warm start: {recipe}", command, final, needs)
+        stage = Stage(f"warm start: {recipe}", command, final, needs)
+        return resumable(stage, self.folder, recipe)
 
     def _ppo(
         self, recipe: str, seed: int = 0, start: str | None = None, shown: str | None = None
@@ -184,17 +184,9 @@ class Study:
         if shown is not None:
             command += ["--demonstrations", str(self._demonstrations(shown))]
             needs.append(f"demonstrations: {shown}")
-        steps = (self.folder / "checkpoints").glob(f"{name}_step*")
-        is_saved = any(path.suffix != PARTIAL for path in steps)
-        anew = ("--overwrite", "true")
-        return Stage(
-            f"PPO: {name}",
-            tuple(command),
-            makes=self.folder / "runs" / name / "summary.json",
-            needs=tuple(needs),
-            anew=anew,
-            go_on=("--resume_from", "latest") if is_saved else anew,
-        )
+        summary = self.folder / "runs" / name / "summary.json"
+        stage = Stage(f"PPO: {name}", tuple(command), summary, tuple(needs))
+        return resumable(stage, self.folder, name)
 
     def _config(self, recipe: str) -> tuple[str, ...]:
         return ("--config", f"recipes/{recipe}.yaml", "--output_dir", str(self.folder))

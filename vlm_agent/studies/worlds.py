@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.evaluation.evaluate import read_result
-from vlm_agent.studies.stages import Stage, hardware, read_hours, run_stages
+from vlm_agent.studies.stages import Stage, hardware, read_hours, resumable, run_stages
 from vlm_agent.studies.study import DEMO_SETTINGS
 
 
@@ -64,9 +64,9 @@ WORLDS: Mapping[str, tuple[World, ...]] = {
         _with_expert("minigrid_goto", f"{GRID}:GoToDoor-v0", ablations=("instruction", "image")),
     ),
     "fetch": (
-        _with_expert("fetch_reach", f"{FETCH}:Reach-v0"),
-        _with_expert("fetch_push", f"{FETCH}:Push-v0", start="fetch_reach"),
-        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0", start="fetch_reach"),
+        _with_expert("fetch_push", f"{FETCH}:Push-v0"),
+        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0", start="fetch_push"),
+        _with_expert("fetch_reach", f"{FETCH}:Reach-v0", start="fetch_push"),
     ),
 }
 """By the name of the file of results."""
@@ -104,7 +104,7 @@ def world_stages(world: World, folder: Path) -> Iterator[Stage]:
     config = ["--config", f"recipes/{recipe}.yaml", "--output_dir", str(folder)]
     if world.is_ppo:
         summary = folder / "runs" / recipe / "summary.json"
-        yield Stage(trained, ("vlm_agent.train", *config), summary)
+        yield resumable(Stage(trained, ("vlm_agent.train", *config), summary), folder, recipe)
     else:
         shown = folder / "demonstrations" / recipe
         config += ["--demonstrations", str(shown)]
@@ -115,7 +115,8 @@ def world_stages(world: World, folder: Path) -> Iterator[Stage]:
         if world.start is not None:
             config += ["--init_from", str(policy.with_name(f"{world.start}_final"))]
             needs.append(f"training: {world.start}")
-        yield Stage(trained, ("vlm_agent.sft", *config), policy, tuple(needs))
+        learning = Stage(trained, ("vlm_agent.sft", *config), policy, tuple(needs))
+        yield resumable(learning, folder, recipe)
     for one in world.measured:
         path = _path(world, one, folder)
         is_own = one.policy == recipe
