@@ -20,7 +20,7 @@ FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study group worlds test check install system format lock wheel bench soak picture clean
+.PHONY: help quick full starter results study group worlds generalisation test check install system format lock wheel bench soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ worlds: install system  ## train and measure in MiniGrid and Fetch, stage by sta
 
 group: install system  ## GRPO against PPO on a sparse reward, 50,000 words each (an hour and a half)
 	$(BIN)/vlm-agent group_study $(ARGS)
+
+generalisation: install system  ## policies for scenes that change, stage by stage (a day; goes on where it was)
+	$(BIN)/vlm-agent generalisation $(ARGS)
 
 test: install system  ## all tests, about 8 minutes on two cores
 	$(BIN)/pytest -n 2 $(ARGS)

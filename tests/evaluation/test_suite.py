@@ -146,6 +146,8 @@ def test_a_mistake_on_the_command_line_is_one_sentence(capsys, options, sentence
         ({"object_colour": ["blue"], "light_brightness": 1}, {}, "no"),
         ({"camera_fov": 2}, {}, "no"),
         ({}, {"robot": "UR5e"}, "no"),
+        ({}, {"tasks": ["PickPlaceCan", "Lift"]}, "partly"),
+        ({}, {"task": "Lift"}, "no"),
         ({}, {"horizon": 50, "instructions": ["Now."]}, "yes"),
         ({}, {}, "yes"),
     ],
@@ -156,7 +158,10 @@ def test_what_has_been_seen_in_training(drawn, fixed, seen):
     assert seen_in_training(trained, played) == seen
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("can", "general_can_start")])
+SUITES = {"can": "general_can_start", "pick": "general_pick_start"}
+
+
+@pytest.mark.parametrize(("name", "recipe"), SUITES.items())
 def test_a_suite_that_ships(name, recipe):
     """Its splits can be played, and in distribution is what the policies are trained with."""
     suite, trained = find_suite(name), Recipe.load(recipe).env

@@ -13,6 +13,7 @@ from vlm_agent.cli.look import add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
 from vlm_agent.cli.make import (
     add_demos,
+    add_generalisation,
     add_group_study,
     add_init,
     add_merge,
@@ -45,6 +46,7 @@ COMMANDS = (
     add_quick_study,
     add_worlds,
     add_group_study,
+    add_generalisation,
     add_doctor,
 )
 

@@ -203,3 +203,34 @@ def _group_study(arguments: argparse.Namespace, _: list[str]) -> int:
         names = f"{row['policy']} over {row['over']}"
         print(f"{names:<30}{row['gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
     return 0
+
+
+def add_generalisation(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generalisation",
+        help="train and measure policies for scenes that are not those of their training",
+        description="Run imitation in scenes that change, PPO, GRPO and more imitation from it, "
+        "and have all of them play the suites. Goes on where it was stopped.",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, default=Path("recipes/results/generalisation.json"))
+    parser.add_argument(
+        "--present", action="store_true", help="run nothing, write what has been measured so far"
+    )
+    parser.set_defaults(run=_generalisation, takes_recipe=False)
+
+
+def _generalisation(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.studies.generalisation import (
+        Generalisation,
+        run_generalisation,
+        write_generalisation,
+    )
+
+    check_writable(arguments.json)
+    if arguments.present:
+        write_generalisation(Generalisation(arguments.output_dir), arguments.json)
+    else:
+        run_generalisation(arguments.output_dir, arguments.json)
+    print(f"wrote {arguments.json}")
+    return 0

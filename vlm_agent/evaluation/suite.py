@@ -244,7 +244,9 @@ def weights_digest(policy: str) -> str | None:
 
 
 NO_MATTER = {"horizon", "reward", "success_bonus", "instructions", "held_out_instructions"}
-"""Settings that do not change what a policy meets; which sentences it meets, paraphrases tell."""
+NO_MATTER |= {"task", "tasks", "randomize"}
+"""Settings that do not change what a policy meets, or are looked at one by one; which sentences it
+meets, ``paraphrases`` tells."""
 
 
 def seen_in_training(trained_in: EnvConfig, played_in: EnvConfig) -> Covered:
@@ -255,10 +257,12 @@ def seen_in_training(trained_in: EnvConfig, played_in: EnvConfig) -> Covered:
         played_in: That of a split.
     """
     trained, played = (dataclasses.asdict(env) for env in (trained_in, played_in))
-    drawn, asked = trained.pop("randomize"), played.pop("randomize")
+    drawn = trained_in.randomize
     found = [
         RANDOMIZE[key].covers(drawn[key], value) if key in drawn else "no"
-        for key, value in asked.items()
+        for key, value in played_in.randomize.items()
     ]
+    tasks = [set(env.tasks or [env.task]) for env in (trained_in, played_in)]
+    found.append("yes" if tasks[1] <= tasks[0] else "partly" if tasks[0] & tasks[1] else "no")
     found += ["no" for key in played if key not in NO_MATTER and played[key] != trained[key]]
     return next((covered for covered in ("no", "partly") if covered in found), "yes")

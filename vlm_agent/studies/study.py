@@ -164,11 +164,16 @@ class Study:
         name, makes = f"demonstrations: {recipe}", folder / "README.md"
         return Stage(name, command, makes, settings=DEMO_SETTINGS, folder=folder)
 
-    def _sft(self, recipe: str, shown: str) -> Stage:
-        demonstrations = ("--demonstrations", str(self._demonstrations(shown)))
-        command = ("vlm_agent.sft", *self._config(recipe), *demonstrations)
-        final, needs = Path(self._final(recipe)), (f"demonstrations: {shown}",)
-        stage = Stage(f"warm start: {recipe}", command, final, needs)
+    def _sft(self, recipe: str, shown: str, start: str | None = None) -> Stage:
+        """A warm start from the demonstrations named ``shown`` and the policy named ``start``."""
+        command = ["vlm_agent.sft", *self._config(recipe)]
+        command += ["--demonstrations", str(self._demonstrations(shown))]
+        needs = [f"demonstrations: {shown}"]
+        if start is not None:
+            command += ["--init_from", self._final(start)]
+            needs.append(f"warm start: {start}")
+        final = Path(self._final(recipe))
+        stage = Stage(f"warm start: {recipe}", tuple(command), final, tuple(needs))
         return resumable(stage, self.folder, recipe)
 
     def _ppo(

@@ -65,8 +65,8 @@ WORLDS: Mapping[str, tuple[World, ...]] = {
     ),
     "fetch": (
         _with_expert("fetch_push", f"{FETCH}:Push-v0"),
-        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0", start="fetch_push"),
-        _with_expert("fetch_reach", f"{FETCH}:Reach-v0", start="fetch_push"),
+        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0"),
+        _with_expert("fetch_reach", f"{FETCH}:Reach-v0"),
     ),
 }
 """By the name of the file of results."""

@@ -8,7 +8,8 @@ from gymnasium_robotics.envs.fetch import MujocoFetchEnv, pick_and_place, push, 
 from vlm_agent.world.gym.fetch_expert import WORDS, next_word
 
 CAMERA = {"azimuth": 0, "distance": 2, "lookat": np.array([1.34, 0.75, 0.7])}
-SETTINGS = {"reward_type": "dense", "width": 56, "height": 112, "default_camera_config": CAMERA}
+SETTINGS = {"reward_type": "dense", "width": 42, "height": 84, "default_camera_config": CAMERA}
+COLOURS = {"table0": (0.1, 0.1, 0.1, 1), "object0": (1, 1, 0, 1), "finger_link": (0.1, 0.2, 1, 1)}
 
 
 class Fetch(MujocoFetchEnv):
@@ -19,10 +20,10 @@ class Fetch(MujocoFetchEnv):
     def _initialize_simulation(self) -> None:
         super()._initialize_simulation()
         for geom, body in enumerate(self.model.geom_bodyid):
-            name = self.model.body(body).name
-            if name.endswith("finger_link"):
-                self.model.geom_rgba[geom] = (0.1, 0.2, 1, 1)
-            elif name not in ("table0", "object0"):  # the arm would hide what it is about
+            colour = COLOURS.get(self.model.body(body).name[-11:])
+            if colour:
+                self.model.geom_rgba[geom], self.model.geom_matid[geom] = colour, -1
+            else:  # the arm would hide what it is about
                 self.model.geom_group[geom] = 4
         self.model.vis.global_.orthographic, self.model.vis.global_.fovy = 1, 0.9
 

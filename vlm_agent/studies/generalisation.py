@@ -1,0 +1,163 @@
+"""``vlm-agent generalisation``: what policies do in scenes that are not those of their training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.evaluation.compare import mcnemar
+from vlm_agent.evaluation.suite import read_rows
+from vlm_agent.studies.stages import Stage, hardware, read_hours, run_stages
+from vlm_agent.studies.study import SEEDS, Study
+
+IMITATION, MORE, PPO, GRPO = "imitation", "imitation, more demonstrations", "PPO", "GRPO"
+NARROW = "one scene"
+"""The policy that has seen one scene alone: the shipped warm start."""
+
+KEPT = ("success_rate", "successes", "ci95_low", "ci95_high", "mean_length", "mode", "solved")
+TOLD = ("suite", "split", "group", "is_mistake", "seen", "episodes")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy that plays a suite.
+
+    Attributes:
+        label: The name of its rows.
+        policy: As ``vlm-agent suite --policy`` takes it.
+        seed: Of its training.
+        maker: The stage that makes it; ``None`` for one that ships.
+        suite: What it plays.
+    """
+
+    label: str
+    policy: str
+    seed: int
+    maker: str | None
+    suite: str = "can"
+
+
+class Generalisation(Study):
+    """The stages: imitation, what it is compared with, and the suites of all of them."""
+
+    def training(self) -> Iterator[Stage]:
+        """Demonstrations, imitation, PPO and GRPO from it, and imitation of more."""
+        yield self._demos("general_can_start")
+        yield self._sft("general_can_start", shown="general_can_start")
+        for recipe in ("general_can", "general_can_group"):
+            for seed in SEEDS:
+                yield self._ppo(recipe, seed, start="general_can_start")
+        yield self._demos("general_can_more")
+        yield self._sft("general_can_more", "general_can_more", start="general_can_start")
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Who plays, in the order of the rows."""
+        yield Candidate(NARROW, "warm_start", 0, None)
+        start = "warm start: general_can_start"
+        yield Candidate(IMITATION, self._final("general_can_start"), 0, start)
+        more = "warm start: general_can_more"
+        yield Candidate(MORE, self._final("general_can_more"), 0, more)
+        for label, recipe in ((PPO, "general_can"), (GRPO, "general_can_group")):
+            for seed in SEEDS:
+                name = f"{recipe}_{seed}"
+                yield Candidate(label, self._best(name), seed, f"PPO: {name}")
+
+    def suites(self) -> Iterator[Stage]:
+        """One stage per candidate; a stopped one goes on, split by split."""
+        for one in self.candidates():
+            path = self.rows_file(one)
+            chart = path.with_suffix(".png")  # it is drawn when all splits are there
+            command = ["vlm_agent.cli", "suite", "--policy", one.policy, "--config", one.suite]
+            command += ["--json", str(path), "--chart", str(chart)]
+            needs = (one.maker,) if one.maker else ()
+            yield Stage(f"suite: {path.stem}", tuple(command), chart, needs)
+
+    def rows_file(self, one: Candidate) -> Path:
+        """Where a candidate's suite writes its rows."""
+        label = one.label.replace(",", "").replace(" ", "_")
+        return self.folder / "suites" / f"{one.suite}_{label}_{one.seed}.json"
+
+
+def run_generalisation(folder: Path, output: Path) -> None:
+    """Run what has not been run, stage by stage, and write what came of it after each suite.
+
+    Args:
+        folder: Where everything is made.
+        output: The JSON file.
+    """
+    study = Generalisation(folder)
+    stages = [*study.training(), *study.suites()]
+    run_stages(stages, folder)
+    write_generalisation(study, output)
+
+
+def write_generalisation(study: Generalisation, output: Path) -> dict[str, Any]:
+    """Put what has been measured into one JSON file.
+
+    What an earlier version of the file says of a candidate that this folder has no rows of stays.
+    """
+    earlier = json.loads(output.read_text()) if output.is_file() else {}
+    rows: list[dict[str, Any]] = []
+    for one in study.candidates():
+        about = {"policy": one.label, "train_seed": one.seed}
+        measured = read_rows(study.rows_file(one))
+        if measured:
+            keys = (*TOLD, *KEPT)
+            rows += [{**about, **{key: row[key] for key in keys}} for row in measured]
+        else:
+            known = earlier.get("rows", [])
+            rows += [row for row in known if about.items() <= row.items()]
+    hours = earlier.get("hours", {}) | {k: round(h, 3) for k, h in read_hours(study.folder).items()}
+    written = {
+        "hardware": hardware(),
+        "hours": {
+            stage.name: hours[stage.name]
+            for stage in (*study.training(), *study.suites())
+            if stage.name in hours
+        },
+        "rows": rows,
+        "comparisons": list(comparisons(rows)),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    return written
+
+
+PAIRS = ((PPO, IMITATION), (PPO, MORE), (GRPO, IMITATION), (PPO, GRPO), (MORE, IMITATION))
+"""What is compared with what, on the same episodes."""
+
+
+def comparisons(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each pair, over all splits in which success was asked for: pooled, by McNemar's test.
+
+    Every seed of a policy is compared with the same seed of the other, or with its only one.
+    """
+    table = {(row["policy"], row["train_seed"], row["suite"], row["split"]): row for row in rows}
+    asked = [row for row in rows if not row["is_mistake"]]
+    for policy, over in PAIRS:
+        pairs = []
+        for row in (row for row in asked if row["policy"] == policy):
+            place = row["suite"], row["split"]
+            other = table.get((over, row["train_seed"], *place), table.get((over, 0, *place)))
+            if other is not None:
+                pairs.append((other, row))
+        if not pairs:
+            continue
+        first, second = (
+            [bit == "1" for pair in pairs for bit in pair[which]["solved"]] for which in (0, 1)
+        )
+        only_first, only_second, p = mcnemar(first, second)
+        rates = [[pair[which]["success_rate"] for pair in pairs] for which in (0, 1)]
+        yield {
+            "policy": policy,
+            "over": over,
+            "splits": len({pair[0]["split"] for pair in pairs}),
+            "seeds": len({pair[1]["train_seed"] for pair in pairs}),
+            "gain": sum(rates[1]) / len(pairs) - sum(rates[0]) / len(pairs),
+            "only_first": only_first,
+            "only_this": only_second,
+            "p_value": p,
+        }
