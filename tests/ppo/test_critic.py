@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 
 from tests.short_runs import collector_for, fresh_policy, metrics_of, rollout_of, trainer_for
-from tests.worlds import ColourPool
+from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import VLMPolicy
 from vlm_agent.common.errors import TrainingError, UserError
-from vlm_agent.imitation.run import run_imitation
+from vlm_agent.imitation.trainer import ImitationTrainer
 from vlm_agent.policy.heads import ValueHead
 from vlm_agent.ppo.advantages import generalized_advantages
 from vlm_agent.ppo.critic import ActorCritic, fit_critic, make_actor_critic
@@ -153,9 +153,28 @@ def test_another_critic_may_be_trained_with_a_policy(make_policy, recipe_for):
         check_same_policy("x", policy, recipe_for(value_head_width=8))
 
 
-def test_demonstrations_cannot_teach_it(recipe_for):
-    with pytest.raises(UserError, match="value_input: 'state' is for PPO"):
-        run_imitation(recipe_for(**STATE_CRITIC))
+class StatesAndExpert(StatePool, ExpertPool):
+    """Tells a critic the state, and a student the expert's words."""
+
+
+def test_ppo_starts_with_the_critic_that_a_warm_start_leaves(recipe_for):
+    """One of another size begins anew."""
+    warm = recipe_for(**STATE_CRITIC, horizon=4, dagger_rounds=0, dagger_words=64, sft_epochs=1)
+    pool = of(StatesAndExpert(warm.rollout.num_envs), warm)
+    trainer = ImitationTrainer(fresh_policy(warm), pool, warm)
+    head = trainer.policy.value_head.output.weight.clone()
+    trainer.train(known())
+    assert torch.equal(trainer.policy.value_head.output.weight, head)
+    learnt = trainer.actor_critic.critic
+    assert learnt.output.weight.any()
+    init_from = str(trainer.folders.final)
+    for width, is_same in ((16, True), (8, False)):
+        settings = STATE_CRITIC | {"value_head_width": width, "init_from": init_from}
+        recipe = recipe_for(**settings, run_name=f"ppo_{width}")
+        critic = make_actor_critic(trainer.policy, StatePool(2), recipe).critic
+        assert bool(critic.output.weight.any()) == is_same
+        if is_same:
+            assert all(map(torch.equal, critic.parameters(), learnt.parameters()))
 
 
 def test_rollouts_keep_the_state_of_each_moment(recipe_for):

@@ -16,8 +16,6 @@ def check_warm_start(recipe: Recipe) -> None:
     Raises:
         UserError: Naming the key.
     """
-    if recipe.critic.value_input == "state":
-        raise UserError("value_input: 'state' is for PPO: here the policy's own head learns")
     if recipe.model.mask_senseless_words:
         raise UserError(
             "mask_senseless_words: a warm start learns all of the expert's words; "

@@ -21,7 +21,7 @@ from vlm_agent.imitation.checks import check_warm_start, learnt_stages
 from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, warmup_and_decay
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import returns_of_ended_episodes
-from vlm_agent.ppo.critic import ActorCritic, fit_critic
+from vlm_agent.ppo.critic import fit_critic, make_actor_critic
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.collector import RolloutCollector
@@ -46,7 +46,7 @@ class ImitationTrainer(Trainer):
 
     In a round of DAgger (Ross, Gordon & Bagnell 2011) the student speaks, so that it comes into the
     states that its own mistakes lead to; the expert says what it would have done there; and the
-    student learns everything there is. At last the value head learns the student's returns.
+    student learns everything there is. At last the critic learns the student's returns.
 
     Args:
         policy: The policy to train.
@@ -79,7 +79,7 @@ class ImitationTrainer(Trainer):
         check_warm_start(recipe)
         super().__init__(policy, pool, recipe, run, accelerator)
         self.config = recipe.imitation
-        self.actor_critic = ActorCritic(policy)
+        self.actor_critic = make_actor_critic(policy, pool, recipe)
         optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
         self.prepare(policy, optimizer)
         self.imitate = CrossEntropyUpdate(
@@ -201,7 +201,7 @@ class ImitationTrainer(Trainer):
         return rollout
 
     def warm_value_head(self) -> None:
-        """Teach the value head the returns of what the student does; nothing else changes."""
+        """Teach the critic the returns of what the student does; nothing else changes."""
         # Long enough for failures to end: with successes alone all moments would look good.
         rollout = self._rollout("value head", at_least=2 * self.recipe.env.horizon)
         returns_TN = returns_of_ended_episodes(
@@ -252,7 +252,7 @@ class ImitationTrainer(Trainer):
                 "processes": self.accelerator.num_processes,
                 "evaluations": self.evaluations,
             }
-            save_checkpoint(folder, self.policy, state, optimizer)
+            save_checkpoint(folder, self.policy, state, optimizer, self.actor_critic.state_critic)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder

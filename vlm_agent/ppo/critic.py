@@ -11,6 +11,7 @@ from torch import nn
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
+from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import PolicyOutput
 from vlm_agent.policy.heads import ValueHead
 from vlm_agent.policy.policy import VLMPolicy
@@ -18,6 +19,7 @@ from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.samples import Samples
+from vlm_agent.runs.checkpoints import find_critic
 from vlm_agent.runs.distributed import parts_of
 from vlm_agent.runs.guard import check_finite
 from vlm_agent.world.observations import Observations
@@ -112,7 +114,17 @@ def make_actor_critic(policy: VLMPolicy, pool: EnvPool, recipe: Recipe) -> Actor
     if size is None:
         raise UserError(NO_STATE)
     width, depth = recipe.model.value_head_width, recipe.model.value_head_depth
-    return ActorCritic(policy, ValueHead(size, width, depth, policy.seed).to(policy.device))
+    critic = ValueHead(size, width, depth, policy.seed)
+    return ActorCritic(policy, _begun(critic, recipe.run.init_from).to(policy.device))
+
+
+def _begun(critic: ValueHead, init_from: str | None) -> ValueHead:
+    """A critic as the run's start left its own, if that has one of these sizes."""
+    if init_from is not None and (weights := find_critic(policy_folder(init_from))):
+        shapes = {name: weight.shape for name, weight in critic.state_dict().items()}
+        if shapes == {name: weight.shape for name, weight in weights.items()}:
+            critic.load_state_dict(weights)
+    return critic
 
 
 def fit_critic(

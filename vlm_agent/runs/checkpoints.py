@@ -76,16 +76,21 @@ def _update_collector(state: dict[str, Any]) -> None:
     state["source"] = source
 
 
+def find_critic(folder: Path) -> dict[str, torch.Tensor] | None:
+    """The weights of the critic that reads states, beside a policy; ``None`` if there is none."""
+    path = folder / (VALUE_HEAD_FILE if holds_state_critic(folder) else CRITIC_FILE)
+    return load_file(path) if path.is_file() else None
+
+
 def load_critic(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of the critic beside a checkpoint's policy.
 
     Raises:
         UserError: There is none.
     """
-    name = VALUE_HEAD_FILE if holds_state_critic(folder) else CRITIC_FILE
-    if not (folder / name).is_file():
-        raise UserError(f"resume_from: there is no critic in {str(folder)!r} (no {name})")
-    return load_file(folder / name)
+    if (weights := find_critic(folder)) is None:
+        raise UserError(f"resume_from: there is no critic in {str(folder)!r} (no {CRITIC_FILE})")
+    return weights
 
 
 def load_policy(
