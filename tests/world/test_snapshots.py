@@ -74,7 +74,7 @@ def test_an_environment_goes_on_from_what_another_of_its_worker_remembers():
         slots=(0, 1),
         config=config,
         gamma=0.99,
-        frames=Frames.allocate(2, 28),
+        frames=Frames.allocate(2, (28, 28, 3)),
         gpu=None,
         make_env=LanguageActionEnv,
         facts=all_facts(),

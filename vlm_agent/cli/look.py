@@ -31,8 +31,9 @@ def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
     encoder = build_encoder(recipe.model, recipe.template)
     start = {fact.name: fact.start for fact in recipe.template.facts}
     facts = tuple((start | {"words_left": recipe.env.horizon}).values())
-    shape = (recipe.env.frame_size, recipe.env.frame_size, 3)
-    ids = encoder.row(recipe.template.render(facts), shape)["input_ids"][0].tolist()
+    ids = encoder.row(recipe.template.render(facts), recipe.env.frame_shape)["input_ids"][
+        0
+    ].tolist()
     image_tokens = ids.count(encoder.processor.image_token_id)
     print(encoder.prompt(facts), end="\n\n")
     print(f"tokens: {len(ids)}, of which {image_tokens} are the picture's")

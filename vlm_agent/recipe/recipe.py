@@ -198,7 +198,7 @@ def _make_template(
             prompt.task_description or sentences[0],
             spec.robot,
             words,
-            all_facts(spec.own_facts, words, sentences),
+            all_facts(spec.own_facts, words, sentences, spec.history),
             spec.vocabulary.senseless,
         )
     except UserError as error:

@@ -64,7 +64,7 @@ def episode_strip(
 
 def _pictures(episode: Episode, config: EnvConfig, words: tuple[str, ...]) -> Iterator[Image.Image]:
     """One picture per word, with the word said on what is seen, and one of the end."""
-    env = LanguageActionEnv(config)
+    env = LanguageActionEnv(config, history=1)
     if not replays(env):
         env.close()
         raise UserError("this world does not replay: its episodes cannot be shown again")

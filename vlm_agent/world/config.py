@@ -77,6 +77,9 @@ class EnvConfig:
     frame_size: Annotated[int, Field(ge=28, le=640)] = setting(
         112, "side of the square eye-in-hand frame, in pixels"
     )
+    history: Annotated[int, Field(ge=1, le=16)] = setting(
+        1, "how many pictures are seen at once: the present one, and those before the last words"
+    )
     camera: Literal["fast", "exact"] = setting(
         "fast", "exact: robosuite's own pixels; fast: without mirror reflections, 2-3 times faster"
     )
@@ -131,6 +134,11 @@ class EnvConfig:
         if bool(settings.get("env", self.env)) != bool(self.env):
             settings = {"reward": "", **settings}
         return dataclasses.replace(self, **settings)
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Of what is seen, (H, W, 3): the pictures of ``history``, one under the other."""
+        return self.history * self.frame_size, self.frame_size, 3
 
     @property
     def name(self) -> str:

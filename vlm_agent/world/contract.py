@@ -37,6 +37,7 @@ class WorldSpec:
         can_be_restored: Whether it can be put back to a moment without saying the words again.
         replays: Whether an episode is its seed and its words; ``None``: to be found out.
         robot: What ``{{ robot }}`` prints.
+        history: How many pictures are seen at once, and how many of the last words are told.
     """
 
     vocabulary: ActionVocabulary
@@ -48,11 +49,13 @@ class WorldSpec:
     can_be_restored: bool = False
     replays: bool | None = None
     robot: str = ""
+    history: int = 1
 
     @property
     def facts(self) -> tuple[Fact, ...]:
         """Everything its observations can tell."""
-        return all_facts(self.own_facts, self.vocabulary.words, self.instructions.sentences)
+        sentences = self.instructions.sentences
+        return all_facts(self.own_facts, self.vocabulary.words, sentences, self.history)
 
     @property
     def fact_names(self) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,25 +20,18 @@ from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import NO_STAGE, Happening
 from vlm_agent.world.facts import Fact
 from vlm_agent.world.modules import import_function
-from vlm_agent.world.pool.snapshots import Snapshots
+from vlm_agent.world.pool.snapshots import Moment, Snapshots
 from vlm_agent.world.registry import make_world
 
 Observation = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """What an episode was like after a word: the world, the highest stage, whether it is solved."""
-
-    world: Any
-    stage: int
-    success: bool
-
-
 class LanguageActionEnv(gym.Env[Observation, np.int64]):
     """A world that is moved by words, as a Gymnasium environment.
 
-    Observation (a dict): ``image``, what is seen, uint8 (H, W, 3); and the facts a prompt may tell,
+    Observation (a dict): ``image``, what is seen, uint8 (H, W, 3): with a ``history`` the last
+    pictures one under the other, the newest last, the first one again in place of earlier ones;
+    and the facts a prompt may tell,
     integers: ``last_action`` (an action index, or the number of words before the first),
     ``step`` (words said), ``words_left``, the world's own, such as ``gripper`` (0: open, 1:
     closed), ``instruction`` where there are several, and what was registered besides.
@@ -60,7 +53,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         seconds: Time spent so far on ``physics`` (with control and rewards) and ``rendering``.
         moments: Of the episodes that were taken up: they need not be replayed again. Environments
             with the same config may share them.
-        words_said: In this episode.
+        said: The indices of the words of this episode; ``words_said`` is how many.
         words_left: Until its time is up.
         last_action: The last word's index, or the number of words.
         instruction: Which sentence tells this episode's task.
@@ -89,6 +82,8 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.vocabulary = declared.vocabulary
         self.seconds = {"physics": 0.0, "rendering": 0.0}
         self.moments: Snapshots[Moment] = Snapshots()
+        self.said: list[int] = []
+        self._pictures: deque[np.ndarray] = deque(maxlen=self.config.history)
         self._own_reward = self._own_success = None
         if ":" in self.config.reward:
             self._own_reward = import_function("reward", self.config.reward)
@@ -96,10 +91,9 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             self._own_success = import_function("success", self.config.success)
         self._is_over = True
         self.action_space = spaces.Discrete(len(self.vocabulary))
-        size = self.config.frame_size
         self.observation_space = spaces.Dict(
             {
-                "image": spaces.Box(0, 255, (size, size, 3), np.uint8),
+                "image": spaces.Box(0, 255, self.config.frame_shape, np.uint8),
                 **{fact.name: self._space(fact) for fact in self.facts},
             }
         )
@@ -113,8 +107,16 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         return spaces.Discrete(2**32, start=-(2**31))
 
     @property
+    def words_said(self) -> int:
+        return len(self.said)
+
+    @property
     def words_left(self) -> int:
         return max(0, self._horizon - self.words_said)
+
+    @property
+    def last_action(self) -> int:
+        return self.said[-1] if self.said else len(self.vocabulary)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -139,8 +141,8 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         asked = self.world.reset(self.episode_seed)
         self.instruction = self.world.spec.instructions.choose(asked, self.episode_seed)
         self._horizon = horizon
-        self.words_said = 0
-        self.last_action = len(self.vocabulary)
+        self.said = []
+        self._pictures.clear()
         self._stage = 0
         self._success = False
         self._take_up(actions)
@@ -174,13 +176,16 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         return self._observe(), reward, terminated, truncated, self._info()
 
     def _take_up(self, actions: list[int]) -> None:
-        """Go to where these words lead, from the last moment on the way there that is kept."""
-        said, moment = self.moments.latest(self.episode_seed, actions)
+        """Go to where these words lead, from a moment on the way that is kept; look at the last."""
+        seen_from = max(0, len(actions) - self.config.history + 1)
+        said, moment = self.moments.latest(self.episode_seed, actions[:seen_from])
         if moment is not None:
             self.world.restore(moment.world)
-            self.words_said, self.last_action = said, actions[said - 1]
+            self.said = actions[:said]
             self._stage, self._success = moment.stage, moment.success
         while self.words_said < len(actions):
+            if self.words_said >= seen_from:
+                self._look()
             self._say(actions[self.words_said])
             if self.world.spec.can_be_restored:
                 moment = Moment(self.world.snapshot(), self._stage, self._success)
@@ -189,8 +194,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
     def _say(self, action: np.int64 | int) -> tuple[float, Happening]:
         """Change the world by one word; the reward, and what happened."""
         happened = self.world.say(self.vocabulary.meaning(action), self.words_said)
-        self.words_said += 1
-        self.last_action = int(action)
+        self.said.append(int(action))
         self._success = happened.success
         if self._own_success is not None:
             own = self._call("success", self._own_success, self.world.env, happened.info)
@@ -236,10 +240,18 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
     def _place(self) -> str:
         return f"at word {self.words_said} of the episode of seed {self.episode_seed}"
 
-    def _observe(self) -> Observation:
+    def _look(self) -> np.ndarray:
+        """Look at the present state; what is seen now, with what has been seen before."""
         began = time.perf_counter()
-        self._frame = self.world.picture()
+        self._pictures.append(self.world.picture())
         self.seconds["rendering"] += time.perf_counter() - began
+        if self.config.history == 1:
+            return self._pictures[-1]
+        missing = self.config.history - len(self._pictures)
+        return np.concatenate([*missing * [self._pictures[0]], *self._pictures])
+
+    def _observe(self) -> Observation:
+        self._frame = self._look()
         told = {fact.name: np.int64(fact.read(self)) for fact in self.facts if fact.read}
         return {"image": self._frame, **told}
 

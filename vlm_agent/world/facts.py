@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -61,12 +62,15 @@ REGISTERED: dict[str, Fact] = {}
 """Facts from outside of the package, see :func:`register_fact`."""
 
 
-def episode_facts(words: Sequence[str], sentences: Sequence[str] = ()) -> tuple[Fact, ...]:
+def episode_facts(
+    words: Sequence[str], sentences: Sequence[str] = (), history: int = 1
+) -> tuple[Fact, ...]:
     """What every world tells.
 
     Args:
         words: The action words.
         sentences: What the task may be told with, if that is more than one.
+        history: How many of the last words.
     """
     said = Fact(
         "last_action",
@@ -83,20 +87,38 @@ def episode_facts(words: Sequence[str], sentences: Sequence[str] = ()) -> tuple[
         attrgetter("instruction"),
         values=tuple(sentences),
     )
-    return (said, step, left, asked) if len(sentences) > 1 else (said, step, left)
+    earlier = [
+        replace(
+            said,
+            name=f"{said.name}_{number}",
+            help=f"the {ORDINALS.get(number, f'{number}th')} last word, or 'none'",
+            read=partial(_word_before, number),
+        )
+        for number in range(2, history + 1)
+    ]
+    return (said, step, left, *([asked] if len(sentences) > 1 else ()), *earlier)
+
+
+ORDINALS = {2: "second", 3: "third"}
+
+
+def _word_before(number: int, env: Any) -> int:
+    """The index of the word said so many words ago, or the number of words."""
+    return env.said[-number] if number <= len(env.said) else len(env.vocabulary)
 
 
 def all_facts(
     own: Sequence[Fact] = ROBOT_FACTS,
     words: Sequence[str] = DEFAULT_WORDS,
     sentences: Sequence[str] = (),
+    history: int = 1,
 ) -> tuple[Fact, ...]:
     """A world's own facts, those of every world, and what was registered.
 
     Raises:
         UserError: Two of them have one name.
     """
-    facts = (*own, *episode_facts(words, sentences), *REGISTERED.values())
+    facts = (*own, *episode_facts(words, sentences, history), *REGISTERED.values())
     names = [fact.name for fact in facts]
     if taken := [name for name in names if name in RESERVED]:
         raise UserError(

@@ -122,6 +122,7 @@ def declare_gym(declared: Declared, config: EnvConfig) -> WorldSpec:
         else f"env: {config.env} has no expert: it declares no expert_word()",
         can_be_restored=declared.has("snapshot") and declared.has("restore"),
         robot=str(config.env).rpartition(":")[2],
+        history=config.history,
     )
 
 

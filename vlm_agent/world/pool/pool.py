@@ -81,7 +81,7 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         self.requests = 0
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
         self._begun: deque[list[int]] = deque()  # the slots of each step that is under way
-        frames = Frames.allocate(num_envs, config.frame_size)
+        frames = Frames.allocate(num_envs, config.frame_shape)
         self._pictures = frames.array()
         settings = [
             WorkerSettings(

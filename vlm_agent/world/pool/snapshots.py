@@ -5,9 +5,19 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What an episode was like after a word: the world, the highest stage, whether it is solved."""
+
+    world: Any
+    stage: int
+    success: bool
 
 
 class Snapshots(Generic[T]):

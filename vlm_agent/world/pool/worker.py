@@ -39,9 +39,9 @@ class Frames:
     shape: tuple[int, ...]
 
     @classmethod
-    def allocate(cls, num_envs: int, size: int) -> Frames:
+    def allocate(cls, num_envs: int, frame_shape: tuple[int, ...]) -> Frames:
         """Room for all environments of a pool."""
-        shape = (2, num_envs, size, size, 3)
+        shape = (2, num_envs, *frame_shape)
         return cls(mp.get_context("spawn").RawArray(ctypes.c_uint8, int(np.prod(shape))), shape)
 
     def array(self) -> np.ndarray:

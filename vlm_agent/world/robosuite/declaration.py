@@ -56,6 +56,7 @@ def declare_robot(config: EnvConfig) -> WorldSpec:
         can_be_restored=all(task.can_be_restored for task in tasks),
         replays=None if any(":" in name for name in names) else True,
         robot=config.robot,
+        history=config.history,
     )
 
 
