@@ -21,7 +21,7 @@ from vlm_agent.imitation.checks import check_warm_start, learnt_stages
 from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, warmup_and_decay
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import returns_of_ended_episodes
-from vlm_agent.ppo.critic import fit_critic, make_actor_critic
+from vlm_agent.ppo.critic import ActorCritic, fit_critic, make_actor_critic
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.collector import RolloutCollector
@@ -58,9 +58,6 @@ class ImitationTrainer(Trainer):
         accelerator: Wraps the policy and talks to the other processes; made by default.
         run: Where it writes; made from the recipe by default.
 
-    Attributes:
-        stage: What is learnt from: 0 for the demonstrations, or the round of DAgger.
-
     Raises:
         UserError: The launch, the policy, the pool or the run's name is not as the recipe needs
             it, or the recipe is not one of a warm start.
@@ -92,7 +89,7 @@ class ImitationTrainer(Trainer):
             self.accelerator.process_index,
             recipe.rollout.rollout_groups,
         )
-        self.stage = 0
+        self.stage = 0  # the demonstrations; else the round of DAgger
         self._learnt: dict[int, Path] = {}
         self.listen(*callbacks, Recorder())
 
@@ -138,13 +135,9 @@ class ImitationTrainer(Trainer):
         return known
 
     def fit(self, known: Labelled, epochs: int, peak: float, stage: str) -> None:
-        """Go over all moments ``epochs`` times, with a learning rate that rises and falls.
+        """Go over all that is known so many times; the learning rate rises to ``peak``, and falls.
 
-        Args:
-            known: What this rank knows.
-            epochs: Number of passes.
-            peak: The highest learning rate.
-            stage: A name for progress bar and metrics.
+        ``stage`` is a name for progress bar and metrics.
         """
         self.run.begin()
         size = min(self.config.sft_batch_size, len(known))
@@ -201,7 +194,7 @@ class ImitationTrainer(Trainer):
         return rollout
 
     def warm_value_head(self) -> None:
-        """Teach the critic the returns of what the student does; nothing else changes."""
+        """Teach the critics the returns of what the student does; nothing else changes."""
         # Long enough for failures to end: with successes alone all moments would look good.
         rollout = self._rollout("value head", at_least=2 * self.recipe.env.horizon)
         returns_TN = returns_of_ended_episodes(
@@ -213,16 +206,23 @@ class ImitationTrainer(Trainer):
             self.recipe.ppo.gamma,
             rollout.lost,
         )
-        explained = fit_critic(
-            self.actor_critic,
+        explained = {"explained_variance": self._fit(self.actor_critic, rollout, returns_TN)}
+        if self.actor_critic.state_critic is not None:  # the policy's own head learns too
+            own = self._fit(ActorCritic(self.policy), rollout, returns_TN)
+            explained["explained_variance_of_value_head"] = own
+        self._record({"stage": "value head", **explained})
+
+    def _fit(self, judge: ActorCritic, rollout: RolloutBuffer, returns_TN: np.ndarray) -> float:
+        """Have a critic learn these returns; how much of their variance it then explains."""
+        return fit_critic(
+            judge,
             self.accelerator,
-            Samples(self.actor_critic, rollout, self.accelerator.autocast),
+            Samples(judge, rollout, self.accelerator.autocast),
             returns_TN,
             recipe=self.recipe,
             epochs=VALUE_EPOCHS,
             learning_rate=self.recipe.critic.value_learning_rate,
         )
-        self._record({"stage": "value head", "explained_variance": explained})
 
     def conclude(self) -> None:
         """Play the validation episodes, and keep the policy as it is now."""
