@@ -11,14 +11,8 @@ from vlm_agent.cli.entry import run_command
 from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation.evaluate import wilson_interval
-from vlm_agent.evaluation.suite import (
-    GROUPS,
-    Played,
-    find_suite,
-    measure_suite,
-    read_suite,
-    seen_in_training,
-)
+from vlm_agent.evaluation.splits import GROUPS, find_suite, read_suite, seen_in_training
+from vlm_agent.evaluation.suite import Played, measure_suite
 from vlm_agent.recipe.command_line import change_env
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.report.suite import mean_success, plot_suite, suite_table
@@ -93,8 +87,34 @@ def test_the_command_goes_on_where_it_was_stopped(doors, tmp_path, capsys):
         "usual",
         "little time",
     ]
-    assert "| little time | no |" in capsys.readouterr().out
+    assert "| little time |" in capsys.readouterr().out
     assert chart.stat().st_size > 5000
+
+
+def test_a_new_answer_takes_the_place_of_the_old_one(doors, tmp_path):
+    output = tmp_path / "rows.json"
+    command = ["suite", "--policy", "random", "--config", str(doors), "--json", str(output)]
+    assert main([*command, "--num_eval_episodes", "2"]) == 0
+    doors.write_text(DOORS.replace("group: execution, horizon: 1", "group: semantics, horizon: 2"))
+    assert main([*command, "--num_eval_episodes", "3"]) == 0
+    rows = {row["split"]: row for row in json.loads(output.read_text())}
+    assert len(rows) == len(json.loads(output.read_text())) == 3
+    assert {row["episodes"] for row in rows.values()} == {3}
+    assert rows["little time"]["group"] == "semantics"
+
+
+def test_a_mistake_in_the_last_split_is_found_before_the_first_is_played(doors):
+    doors.write_text(DOORS.replace("env_kwargs: {size: 7}", "words: 3"))
+    played = []
+    with pytest.raises(UserError, match="^doors: splits: wide: words: 3"):
+        list(measure_suite(read_suite(doors), "random", Played(1), on_episode=played.append))
+    assert not played
+
+
+def test_who_is_told_nothing_skips_what_would_be_kept_from_him(doors):
+    doors.write_text(DOORS.replace("horizon: 1}", "ablate: instruction}"))
+    rows = list(measure_suite(read_suite(doors), "random", Played(1)))
+    assert [row["split"] for row in rows] == ["usual", "wide"]
 
 
 def test_a_chart_has_a_mark_for_each_policy(tmp_path):
@@ -111,6 +131,11 @@ def test_a_chart_has_a_mark_for_each_policy(tmp_path):
         ("splits: {a: [1]}", "splits: a: expected a mapping"),
         ("splits: {a: {group: vision, ligth: 1}}", "splits: a: unknown key 'ligth'"),
         ("splits: {a: {light: 1}}", "splits: a: group: None: expected one of distribution"),
+        ("splits: {a: {group: vision, ablate: foo}}", "ablate: 'foo': expected one of none, image"),
+        (
+            "splits: {a: {group: vision, is_mistake: 3}}",
+            "is_mistake: 3: expected one of false, true",
+        ),
         ("world: {group: vision}\nsplits: {a: {group: vision}}", "world: unknown key 'group'"),
     ],
 )
@@ -127,6 +152,7 @@ def test_a_mistake_in_a_suite_is_one_sentence(tmp_path, text, sentence):
         (["--config", "cann"], "unknown suite 'cann'; did you mean 'can'?"),
         (["--splits", "blue cam"], "unknown split 'blue cam'; did you mean 'blue can'"),
         (["--policy", "no/such/folder"], "no policy"),
+        (["--chart", "x.foo"], "--chart x.foo: expected a name with .png or .svg"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(capsys, options, sentence):
@@ -148,17 +174,28 @@ def test_a_mistake_on_the_command_line_is_one_sentence(capsys, options, sentence
         ({}, {"robot": "UR5e"}, "no"),
         ({}, {"tasks": ["PickPlaceCan", "Lift"]}, "partly"),
         ({}, {"task": "Lift"}, "no"),
-        ({}, {"horizon": 50, "instructions": ["Now."]}, "yes"),
+        ({}, {"instructions": ["Lift it.", "Now."]}, "partly"),
+        ({}, {"instructions": ["Now."]}, "no"),
+        ({"bin_colour": "#102030"}, {}, "yes"),
+        ({"distractors": 2}, {}, "no"),
+        ({}, {"horizon": 50}, "yes"),
         ({}, {}, "yes"),
     ],
 )
 def test_what_has_been_seen_in_training(drawn, fixed, seen):
-    trained = EnvConfig(randomize={"light_brightness": [0.5, 1.4], "object_colour": ["own", "red"]})
+    ranges = {"light_brightness": [0.5, 1.4], "object_colour": ["own", "red"]}
+    ranges |= {"bin_colour": ["own", "any"]}
+    trained = EnvConfig(randomize=ranges, instructions=["Lift it."])
     played = dataclasses.replace(trained, randomize=drawn, **fixed)
     assert seen_in_training(trained, played) == seen
 
 
 SUITES = {"can": "general_can_start", "pick": "general_pick_start"}
+
+
+def test_what_training_alone_draws_is_not_the_usual_scene():
+    trained = EnvConfig(randomize={"light_brightness": [1.2, 1.4]})
+    assert seen_in_training(trained, EnvConfig()) == "no"
 
 
 @pytest.mark.parametrize(("name", "recipe"), SUITES.items())

@@ -11,7 +11,7 @@ from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_fo
 from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import Callback, ImitationTrainer, Recipe
 from vlm_agent.common.errors import TrainingError, UserError
-from vlm_agent.imitation.run import run_imitation
+from vlm_agent.imitation.run import FIXED, run_imitation
 from vlm_agent.imitation.update import warmup_and_decay
 from vlm_agent.policy.decisions import act
 from vlm_agent.runs.begin import resumed_policy, start_policy
@@ -159,9 +159,12 @@ class KilledAfter(Callback):
             raise KilledError
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_a_killed_warm_start_goes_on_as_if_nothing_had_happened(recipe_for, stages):
-    settings = SETTINGS | {"dagger_rounds": 2, "rollout_groups": 1}
+LORA = {"use_peft": True, "lora_target_modules": ["q_proj"]}
+
+
+@pytest.mark.parametrize(("stages", "form"), [(1, {}), (2, LORA), (3, {})])
+def test_a_killed_warm_start_goes_on_as_if_nothing_had_happened(recipe_for, stages, form):
+    settings = SETTINGS | {"dagger_rounds": 2, "rollout_groups": 1, **form}
     straight = imitation_for(recipe_for(**settings, run_name="straight"))
     straight.train(known())
     recipe = recipe_for(**settings)
@@ -198,9 +201,54 @@ def test_what_a_warm_start_cannot_go_on_from(recipe_for):
     shutil.rmtree(first)
     with pytest.raises(UserError, match="the checkpoint that the demonstrations left is needed"):
         resumed.resume(second)
+    fewer = recipe_for(**SETTINGS | {"dagger_rounds": 0}, resume_from="latest")
+    resumed = ImitationTrainer(resumed_policy(second, fewer), pool, fewer)
+    with pytest.raises(UserError, match="dagger_rounds: 0 is less than the 1 rounds that"):
+        resumed.resume(second)
     other = recipe_for(**SETTINGS | {"dagger_words": 128}, resume_from="latest")
     with pytest.raises(UserError, match="a run that differs in dagger_words"):
-        resumed_policy(second, other)
+        resumed_policy(second, other, FIXED)
+    ppo = trainer_for(again, resumed_policy(second, again))
+    with pytest.raises(UserError, match="is of a warm start: go on with vlm_agent.sft"):
+        ppo.resume(second)
+
+
+class SavesOnTheWay(Callback):
+    def on_update_end(self, trainer, metrics):
+        if metrics.get("epoch") == 2:
+            trainer.save()
+            raise KilledError
+
+
+def test_what_was_saved_within_a_stage_is_no_place_to_go_on_from(recipe_for):
+    recipe = recipe_for(**SETTINGS)
+    pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
+    trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [SavesOnTheWay()])
+    with pytest.raises(KilledError):
+        trainer.train(known())
+    again = recipe_for(**SETTINGS, resume_from="latest")
+    folder = RunFolders(again).resume_folder(again)
+    resumed = ImitationTrainer(resumed_policy(folder, again), pool, again)
+    with pytest.raises(UserError, match="was written on the way"):
+        resumed.resume(folder)
+
+
+def test_a_warm_start_does_not_go_on_from_a_run_of_ppo(recipe_for):
+    trainer = trainer_for(recipe_for(save_freq=32))
+    trainer.train(32)
+    again = recipe_for(**SETTINGS, resume_from="latest")
+    pool = of(ExpertPool(again.rollout.num_envs), again)
+    resumed = ImitationTrainer(fresh_policy(again), pool, again)
+    with pytest.raises(UserError, match="is of a run of PPO: go on with vlm_agent.train"):
+        resumed.resume(trainer.folders.steps()[0])
+
+
+def test_a_recipe_of_grpo_can_have_a_warm_start(recipe_for):
+    """Its value head learns: whoever trains the policy further may need it."""
+    grouped = {"advantage": "group", "group_size": 4, "dagger_rounds": 0, "sft_epochs": 1}
+    trainer = imitation_for(recipe_for(**SETTINGS | grouped))
+    trainer.train(known())
+    assert trainer.policy.value_head.output.weight.any()
 
 
 def test_learning_rate_rises_then_falls_to_nothing():

@@ -159,7 +159,8 @@ class StatesAndExpert(StatePool, ExpertPool):
 
 def test_ppo_starts_with_the_critic_that_a_warm_start_leaves(recipe_for):
     """One of another size begins anew."""
-    warm = recipe_for(**STATE_CRITIC, horizon=4, dagger_rounds=0, dagger_words=64, sft_epochs=1)
+    rounds = {"dagger_rounds": 1, "dagger_words": 64, "dagger_epochs": 1, "sft_epochs": 1}
+    warm = recipe_for(**STATE_CRITIC, **rounds, horizon=4)
     pool = of(StatesAndExpert(warm.rollout.num_envs), warm)
     trainer = ImitationTrainer(fresh_policy(warm), pool, warm)
     trainer.train(known())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from vlm_agent.evaluation.suite import find_suite
+from vlm_agent.evaluation.splits import find_suite
 from vlm_agent.recipe.command_line import load_recipe
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.studies.generalisation import (
@@ -69,27 +69,31 @@ def test_comparisons_pool_all_splits_in_which_success_was_asked_for():
         row(PPO, 1, "b", "0000"),
         row(GRPO, 1, "a", "1111"),
     ]
-    found = {(one["policy"], one["over"]): one for one in comparisons(rows)}
-    assert set(found) == {(PPO, IMITATION), (GRPO, IMITATION), (PPO, GRPO)}
-    gain = found[PPO, IMITATION]
-    # Gained: in seed 0 one in a and one in b, in seed 1 two in a; lost: one in seed 1.
-    assert (gain["only_this"], gain["only_first"]) == (4, 1)
-    assert gain["gain"] == pytest.approx((0.25 + 0.25 + 0.25 + 0) / 4)
-    assert gain["p_value"] == pytest.approx(2 * (1 + 5) / 2**5)
-    assert (gain["splits"], gain["seeds"]) == (2, 2)
-    assert found[PPO, GRPO]["only_first"] == 1  # of one seed, against the same
+    found = {(one["policy"], one["over"], one["train_seed"]): one for one in comparisons(rows)}
+    assert set(found) == {(PPO, IMITATION, 0), (PPO, IMITATION, 1), (GRPO, IMITATION, 1)} | {
+        (PPO, GRPO, seed) for seed in (0, 1)
+    }
+    first, second = (found[PPO, IMITATION, seed] for seed in (0, 1))
+    assert (first["only_this"], first["only_first"], first["splits"]) == (2, 0, 2)
+    assert first["gain"] == pytest.approx((0.25 + 0.25) / 2)
+    assert first["p_value"] == pytest.approx(2 / 2**2)
+    assert (second["only_this"], second["only_first"]) == (2, 1)
+    assert second["gain"] == pytest.approx(0.25 / 2)
+    assert second["p_value"] == 1.0
+    assert found[PPO, GRPO, 1]["only_first"] == 1
 
 
 def test_what_was_measured_elsewhere_stays_until_it_is_measured_again(tmp_path: Path):
     study, output = Generalisation(tmp_path), tmp_path / "out.json"
-    kept, old = row(PPO, 1, "a", "10"), row(IMITATION, 0, "a", "00")
+    kept, old = row(PPO, 1, "blue can", "10"), row(IMITATION, 0, "blue can", "00")
     gone = row("nobody", 0, "a", "00")
     output.write_text(json.dumps({"rows": [kept, old, gone], "hours": {}}))
-    new = row("checkpoints/x", 0, "a", "11") | {"seed": 0, "weights": "1f"}
+    new = row("checkpoints/x", 0, "blue can", "11") | {"seed": 0, "weights": "1f"}
+    dropped = row("checkpoints/x", 0, "no split any more", "11")
     start = next(one for one in study.candidates() if one.label == IMITATION)
     path = study.rows_file(start)
     path.parent.mkdir()
-    path.write_text(json.dumps([new]))
+    path.write_text(json.dumps([new, dropped]))
     written = write_generalisation(study, output)
     assert [(r["policy"], r["train_seed"], r["solved"]) for r in written["rows"]] == [
         (IMITATION, 0, "11"),

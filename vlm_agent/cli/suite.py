@@ -9,8 +9,10 @@ from typing import Any
 
 from vlm_agent.cli.measure import POLICY_HELP, add_episode_options
 from vlm_agent.cli.options import check_writable
+from vlm_agent.common.errors import UserError
 
 USUAL = "can"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def add_suite(commands: Any) -> None:
@@ -39,12 +41,15 @@ def _suite(arguments: argparse.Namespace, _: list[str]) -> int:
     from tqdm import tqdm
     from transformers.utils.logging import disable_progress_bar
 
-    from vlm_agent.evaluation.suite import Played, find_suite, measure_suite, read_rows
+    from vlm_agent.evaluation.splits import find_suite
+    from vlm_agent.evaluation.suite import Played, measure_suite, read_rows, superseded
     from vlm_agent.report.suite import plot_suite, suite_table
 
     disable_progress_bar()  # of loading weights
     check_writable(arguments.json)
     check_writable(arguments.chart, "--chart")
+    if arguments.chart and arguments.chart.suffix not in PICTURES:
+        raise UserError(f"--chart {arguments.chart}: expected a name with {' or '.join(PICTURES)}")
     suite = find_suite(arguments.config)
     known = read_rows(arguments.json) if arguments.json else []
     how = Played(
@@ -54,7 +59,7 @@ def _suite(arguments: argparse.Namespace, _: list[str]) -> int:
         arguments.seed,
         arguments.num_envs,
     )
-    number = len(arguments.splits or suite.splits)
+    number = len(set(arguments.splits or suite.splits))
     rows: list[dict[str, Any]] = []
     with tqdm(total=number * how.count, unit="episode") as bar:
 
@@ -74,7 +79,7 @@ def _suite(arguments: argparse.Namespace, _: list[str]) -> int:
             rows.append(row)
             bar.n = len(rows) * how.count  # also where a row was there
             if arguments.json and row not in known:
-                known.append(row)
+                known = [earlier for earlier in known if not superseded(earlier, row)] + [row]
                 partial = arguments.json.with_name(arguments.json.name + ".partial")
                 partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
                 partial.rename(arguments.json)

@@ -9,6 +9,9 @@ from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, resumed_policy, start_policy
 from vlm_agent.world.env import ExpertEnv
 
+FIXED = ("dagger_words", "num_demo_episodes", "demo_noise")
+"""What decides what has been learnt from so far, and is read again."""
+
 
 def run_imitation(recipe: Recipe) -> None:
     """The warm start as the recipe says; leave the policy, metrics, curves and a video.
@@ -23,7 +26,7 @@ def run_imitation(recipe: Recipe) -> None:
     run = Run(recipe)
     folder = run.folders.resume_folder(recipe)
     with recipe.make_pool(ExpertEnv) as pool:
-        policy = resumed_policy(folder, recipe) if folder else start_policy(recipe)
+        policy = resumed_policy(folder, recipe, FIXED) if folder else start_policy(recipe)
         pool.wait_until_ready()
         trainer = ImitationTrainer(policy, pool, recipe, run=run)
         if folder:

@@ -17,7 +17,8 @@ from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
-from vlm_agent.imitation.checks import check_warm_start, learnt_stages
+from vlm_agent.imitation.checks import check_warm_start
+from vlm_agent.imitation.resume import learnt_stages, restore
 from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, warmup_and_decay
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import returns_of_ended_episodes
@@ -32,7 +33,6 @@ from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.distributed import mean_over_ranks
-from vlm_agent.runs.folders import OPTIMIZER_FILE
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.pool.pool import EnvPool
@@ -90,6 +90,7 @@ class ImitationTrainer(Trainer):
             recipe.rollout.rollout_groups,
         )
         self.stage = 0  # the demonstrations; else the round of DAgger
+        self._is_whole = self._is_repeating = False
         self._learnt: dict[int, Path] = {}
         self.listen(*callbacks, Recorder())
 
@@ -121,14 +122,16 @@ class ImitationTrainer(Trainer):
     def learn(self, stage: int, known: Labelled) -> Labelled:
         """One :attr:`stage`: the student speaks, learns all that is known then, and is saved."""
         self.stage, config = stage, self.config
+        self._is_repeating = stage in self._learnt
         if stage == 0:
             name, epochs, peak = "demonstrations", config.sft_epochs, config.sft_learning_rate
         else:
             name = f"DAgger round {stage}"
             epochs, peak = config.dagger_epochs, config.dagger_learning_rate
             known = Labelled.concatenate([known, self.collect(name)])
-        if stage in self._learnt:
-            self._load(self._learnt[stage])
+        if self._is_repeating:
+            restore(self.policy, self.optimizer, self._learnt[stage])
+            self._is_repeating = False
         else:
             self.fit(known, epochs, peak, name)
             self.conclude()
@@ -143,6 +146,7 @@ class ImitationTrainer(Trainer):
         size = min(self.config.sft_batch_size, len(known))
         batches = min(gather_object([len(known) // size]))  # as many in every rank
         total, done = epochs * batches, 0
+        self._is_whole = False
         self.policy.train()
         with self._progress_bar(total, f"learning {stage}", "batch") as bar:
             for epoch in range(epochs):
@@ -159,6 +163,7 @@ class ImitationTrainer(Trainer):
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
                 self.timesteps += batches * size * self.accelerator.num_processes
                 self._record({"stage": stage, "epoch": epoch + 1, **means})
+                self._is_whole = epoch + 1 == epochs
                 if self.should_stop:
                     break
 
@@ -182,14 +187,14 @@ class ImitationTrainer(Trainer):
         """``dagger_words`` words of the student, and ``at_least`` so many per environment."""
         self.run.begin()
         steps = max(at_least, round(self.config.dagger_words / self.words_per_step))
-        self.policy.eval()
+        self.actor_critic.eval()
         with self._progress_bar(steps * self.words_per_step, stage, "word") as bar:
             rollout, episodes = self.collector.collect_rollout(
-                self.policy, steps, lambda: bar.update(self.words_per_step)
+                self.actor_critic, steps, lambda: bar.update(self.words_per_step)
             )
         agreement = (rollout.actions == rollout.expert_actions).mean()
         rates = episode_rates(gather_object(episodes), self.pool.world.stages)
-        if self.stage not in self._learnt:  # else it is on record
+        if not self._is_repeating:  # else it is on record
             self._record({"stage": f"{stage}: the student speaks", "agreement": agreement, **rates})
         return rollout
 
@@ -248,7 +253,7 @@ class ImitationTrainer(Trainer):
             state = {
                 "timesteps": self.timesteps,
                 "seconds": self.run.seconds,
-                "stage": self.stage,
+                "stage": self.stage if self._is_whole else None,
                 "processes": self.accelerator.num_processes,
                 "evaluations": self.evaluations,
             }
@@ -264,10 +269,12 @@ class ImitationTrainer(Trainer):
         checkpoints of the stages before would, and learn only what comes after.
 
         Raises:
-            UserError: Another number of processes wrote it, or one of these checkpoints is gone.
+            UserError: It cannot be gone on from, or one of these checkpoints is gone.
         """
         state = load_trainer_state(folder)
-        self._learnt = learnt_stages(self.folders, folder, self.accelerator.num_processes)
+        self._learnt = learnt_stages(
+            self.folders, folder, self.recipe, self.accelerator.num_processes
+        )
         self.timesteps, self.evaluations = state["timesteps"], state["evaluations"]
         self.run.earlier_seconds = state["seconds"]
         self.run.is_resumed = True
@@ -276,17 +283,6 @@ class ImitationTrainer(Trainer):
             # What the student said next has as many timesteps, and will be said again.
             last = (self.timesteps, False)
             self.run.metrics.keep(lambda row: (row["timesteps"], "epoch" not in row) <= last)
-
-    def _load(self, folder: Path) -> None:
-        """Be as a stage left it."""
-        saved = dict(VLMPolicy.from_pretrained(folder).named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.policy.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(saved[name])
-        self.optimizer.load_state_dict(
-            torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        )
 
     def _record(self, metrics: dict[str, Any]) -> None:
         self.run.begin()

@@ -102,25 +102,36 @@ class ActorCritic(nn.Module):
         return self.policy.prompt_ends(**inputs)
 
 
-def make_actor_critic(policy: VLMPolicy, pool: EnvPool, recipe: Recipe) -> ActorCritic:
+def make_actor_critic(
+    policy: VLMPolicy, pool: EnvPool, recipe: Recipe, learns_values: bool = True
+) -> ActorCritic:
     """A policy with the critic that the recipe asks for.
+
+    Args:
+        policy: The policy.
+        pool: Its environments.
+        recipe: The run.
+        learns_values: Whether the critic learns.
 
     Raises:
         UserError: The critic reads the environments' state, and they do not tell it.
     """
     if recipe.critic.value_input == "hidden":
-        return ActorCritic(policy, learns_values=recipe.ppo.advantage == "gae")
+        return ActorCritic(policy, learns_values=learns_values)
     size = pool.state_size
     if size is None:
         raise UserError(NO_STATE)
     width, depth = recipe.model.value_head_width, recipe.model.value_head_depth
     critic = ValueHead(size, width, depth, policy.seed)
-    return ActorCritic(policy, _begun(critic, recipe.run.init_from).to(policy.device))
+    return ActorCritic(policy, _begun(critic, recipe).to(policy.device))
 
 
-def _begun(critic: ValueHead, init_from: str | None) -> ValueHead:
+def _begun(critic: ValueHead, recipe: Recipe) -> ValueHead:
     """A critic as the run's start left its own, if that has one of these sizes."""
-    if init_from is not None and (weights := find_critic(policy_folder(init_from))):
+    init_from = recipe.run.init_from
+    if recipe.run.resume_from is not None or init_from is None:
+        return critic
+    if weights := find_critic(policy_folder(init_from)):
         shapes = {name: weight.shape for name, weight in critic.state_dict().items()}
         if shapes == {name: weight.shape for name, weight in weights.items()}:
             critic.load_state_dict(weights)

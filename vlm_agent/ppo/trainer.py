@@ -82,7 +82,8 @@ class PPOTrainer(Trainer):
                 "episode lead, and this world does not replay"
             )
         self.ppo = recipe.ppo
-        self.actor_critic = make_actor_critic(policy, pool, recipe)
+        has_critic = self.ppo.advantage == "gae"
+        self.actor_critic = make_actor_critic(policy, pool, recipe, has_critic)
         self.base_rates = (self.ppo.learning_rate, recipe.critic.value_learning_rate)
         parameters = policy.backbone_parameters(), self.actor_critic.head_parameters()
         groups = [
@@ -230,6 +231,8 @@ class PPOTrainer(Trainer):
                 whole.
         """
         state: dict[str, Any] = load_trainer_state(folder)
+        if "collectors" not in state:
+            raise UserError(f"resume_from: {folder} is of a warm start: go on with vlm_agent.sft")
         ranks, now = len(state["collectors"]), self.accelerator.num_processes
         if ranks != now:
             raise UserError(f"resume_from: {folder} is of {ranks} processes, now there are {now}")

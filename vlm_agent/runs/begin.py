@@ -144,14 +144,19 @@ def start_policy(recipe: Recipe) -> VLMPolicy:
     return policy
 
 
-def resumed_policy(folder: Path, recipe: Recipe) -> VLMPolicy:
+def resumed_policy(folder: Path, recipe: Recipe, also: Sequence[str] = ()) -> VLMPolicy:
     """The policy of a checkpoint that a run of this recipe goes on from.
+
+    Args:
+        folder: The checkpoint.
+        recipe: The run.
+        also: Settings that must not have changed, besides those of world and policy.
 
     Raises:
         UserError: It cannot be loaded, or another kind of run has written it.
     """
     policy = VLMPolicy.from_pretrained(folder)
-    check_same_run(folder, policy, recipe)
+    check_same_run(folder, policy, recipe, also)
     if policy.facts != recipe.template.fact_names:  # the world tells more than it did then
         policy = VLMPolicy.from_pretrained(folder, template=recipe.template)
     return policy

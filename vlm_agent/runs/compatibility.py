@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def check_same_world(pool: EnvPool, recipe: Recipe) -> None:
         )
 
 
-def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
+def check_same_run(
+    folder: Path, policy: VLMPolicy, recipe: Recipe, also: Sequence[str] = ()
+) -> None:
     """Refuse to resume with a recipe that describes another world or policy.
 
     What may change is how to learn: learning rates, epochs, how long, how often to evaluate. What
@@ -38,6 +41,7 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
         folder: The checkpoint.
         policy: Its policy.
         recipe: What it is to be resumed with.
+        also: Further settings that must not change.
 
     Raises:
         UserError: Naming the settings that differ.
@@ -56,7 +60,7 @@ def check_same_run(folder: Path, policy: VLMPolicy, recipe: Recipe) -> None:
         "curriculum",
         "value_input",
         "advantage",
-        "dagger_words",
+        *also,
     ]
     if recipe.ppo.advantage == "group":
         fixed += ["group_size"]

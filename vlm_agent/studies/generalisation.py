@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.evaluation.compare import mcnemar
+from vlm_agent.evaluation.splits import find_suite
 from vlm_agent.evaluation.suite import read_rows
 from vlm_agent.studies.stages import Stage, hardware, read_hours, run_stages
 from vlm_agent.studies.study import SEEDS, Study
@@ -17,8 +18,11 @@ IMITATION, MORE, PPO, GRPO = "imitation", "imitation, more demonstrations", "PPO
 NARROW = "one scene"
 """The policy that has seen one scene alone: the shipped warm start."""
 
-KEPT = ("success_rate", "successes", "ci95_low", "ci95_high", "mean_length", "mode", "solved")
-TOLD = ("suite", "split", "group", "is_mistake", "seen", "episodes")
+KEPT = (
+    *("suite", "split", "group", "is_mistake", "seen", "mode", "episodes", "successes"),
+    *("success_rate", "ci95_low", "ci95_high", "mean_length", "solved"),
+)
+"""What is taken over of a suite's rows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Generalisation(Study):
         for one in self.candidates():
             path = self.rows_file(one)
             chart = path.with_suffix(".png")  # it is drawn when all splits are there
-            command = ["vlm_agent.cli", "suite", "--policy", one.policy, "--config", one.suite]
+            command = ["vlm_agent.cli", "suite", "--policy", one.policy]
+            command += ["--config", f"recipes/suites/{one.suite}.yaml"]
             command += ["--json", str(path), "--chart", str(chart)]
             needs = (one.maker,) if one.maker else ()
             yield Stage(f"suite: {path.stem}", tuple(command), chart, needs)
@@ -82,16 +87,17 @@ class Generalisation(Study):
 
 
 def run_generalisation(folder: Path, output: Path) -> None:
-    """Run what has not been run, stage by stage, and write what came of it after each suite.
+    """Run what has not been run, stage by stage; write what came of it, however far it came.
 
     Args:
         folder: Where everything is made.
         output: The JSON file.
     """
     study = Generalisation(folder)
-    stages = [*study.training(), *study.suites()]
-    run_stages(stages, folder)
-    write_generalisation(study, output)
+    try:
+        run_stages([*study.training(), *study.suites()], folder)
+    finally:
+        write_generalisation(study, output)
 
 
 def write_generalisation(study: Generalisation, output: Path) -> dict[str, Any]:
@@ -103,10 +109,10 @@ def write_generalisation(study: Generalisation, output: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for one in study.candidates():
         about = {"policy": one.label, "train_seed": one.seed}
-        measured = read_rows(study.rows_file(one))
+        splits = find_suite(one.suite).splits
+        measured = [row for row in read_rows(study.rows_file(one)) if row["split"] in splits]
         if measured:
-            keys = (*TOLD, *KEPT)
-            rows += [{**about, **{key: row[key] for key in keys}} for row in measured]
+            rows += [{**about, **{key: row[key] for key in KEPT}} for row in measured]
         else:
             known = earlier.get("rows", [])
             rows += [row for row in known if about.items() <= row.items()]
@@ -131,33 +137,38 @@ PAIRS = ((PPO, IMITATION), (PPO, MORE), (GRPO, IMITATION), (PPO, GRPO), (MORE, I
 
 
 def comparisons(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each pair, over all splits in which success was asked for: pooled, by McNemar's test.
+    """Each pair, seed by seed, over all splits in which success was asked for, by McNemar's test.
 
-    Every seed of a policy is compared with the same seed of the other, or with its only one.
+    A seed of a policy is compared with the same seed of the other, or with its only one. ``gain``
+    is the mean over the splits.
     """
-    table = {(row["policy"], row["train_seed"], row["suite"], row["split"]): row for row in rows}
     asked = [row for row in rows if not row["is_mistake"]]
     for policy, over in PAIRS:
-        pairs = []
-        for row in (row for row in asked if row["policy"] == policy):
-            place = row["suite"], row["split"]
-            other = table.get((over, row["train_seed"], *place), table.get((over, 0, *place)))
-            if other is not None:
-                pairs.append((other, row))
-        if not pairs:
-            continue
-        first, second = (
-            [bit == "1" for pair in pairs for bit in pair[which]["solved"]] for which in (0, 1)
-        )
-        only_first, only_second, p = mcnemar(first, second)
-        rates = [[pair[which]["success_rate"] for pair in pairs] for which in (0, 1)]
-        yield {
-            "policy": policy,
-            "over": over,
-            "splits": len({pair[0]["split"] for pair in pairs}),
-            "seeds": len({pair[1]["train_seed"] for pair in pairs}),
-            "gain": sum(rates[1]) / len(pairs) - sum(rates[0]) / len(pairs),
-            "only_first": only_first,
-            "only_this": only_second,
-            "p_value": p,
-        }
+        seeds = {row["train_seed"] for row in asked if row["policy"] == over}
+        for seed in sorted({row["train_seed"] for row in asked if row["policy"] == policy}):
+            against = seed if seed in seeds or len(seeds) != 1 else min(seeds)
+            first = {
+                _place(r): r for r in asked if (r["policy"], r["train_seed"]) == (over, against)
+            }
+            mine = [row for row in asked if (row["policy"], row["train_seed"]) == (policy, seed)]
+            pairs = [(first[_place(row)], row) for row in mine if _place(row) in first]
+            if pairs:
+                yield {"policy": policy, "over": over, "train_seed": seed, **_compared(pairs)}
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Which episodes a row is about."""
+    return row["suite"], row["split"], row["episodes"], row["mode"]
+
+
+def _compared(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    solved = [[bit == "1" for pair in pairs for bit in pair[which]["solved"]] for which in (0, 1)]
+    only_first, only_second, p = mcnemar(*solved)
+    gains = [after["success_rate"] - before["success_rate"] for before, after in pairs]
+    return {
+        "splits": len(pairs),
+        "gain": sum(gains) / len(gains),
+        "only_first": only_first,
+        "only_this": only_second,
+        "p_value": p,
+    }

@@ -97,6 +97,11 @@ class Instructions:
             return choices[0]
         return choices[int(derive_rng(seed, "instruction").integers(len(choices)))]
 
+    @property
+    def used(self) -> frozenset[str]:
+        """The sentences that episodes may be told with."""
+        return frozenset(self.sentences[n] for choices in self._choices.values() for n in choices)
+
     def of_other_goals(self) -> list[int]:
         """For each sentence one that asks for something else: of the goal that comes next."""
         following = dict(zip(self.goals, (*self.goals[1:], self.goals[0]), strict=True))

@@ -78,9 +78,15 @@ class Disturbances:
         moves_now = number == rng.integers(*MOVED_AT, endpoint=True)
         if not moves_now or self._scene.is_grasped():
             return
+        self._slide(length, rng)
+
+    def _slide(self, length: float, rng: np.random.Generator) -> None:
+        """Move the object by so many metres, in a direction that is drawn."""
         env = self._scene.env
         model, data = env.sim.model._model, env.sim.data._data
         free = np.flatnonzero(model.jnt_type == import_mujoco().mjtJoint.mjJNT_FREE)
+        if not len(free):
+            return
         places = data.qpos[model.jnt_qposadr[free][:, None] + np.arange(2)]
         here = self._scene.object_position()[:2]
         own = int(np.linalg.norm(places - here, axis=1).argmin())

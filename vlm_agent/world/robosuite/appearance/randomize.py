@@ -67,6 +67,11 @@ class Amount:
     whole: bool = False
 
     @property
+    def usual(self) -> float:
+        """What it is where a recipe says nothing of it."""
+        return 1.0 if self.unit == "factor" else 0.0
+
+    @property
     def expected(self) -> str:
         """What a recipe may say, in words."""
         kind = "a whole number" if self.whole else "a number"
@@ -119,6 +124,11 @@ class Choice:
     help: str
 
     @property
+    def usual(self) -> str:
+        """What it is where a recipe says nothing of it."""
+        return OWN
+
+    @property
     def expected(self) -> str:
         """What a recipe may say, in words."""
         codes = ', "#rrggbb"' if self.unit == "colour" else ""
@@ -142,6 +152,8 @@ class Choice:
         """How many of the names of one value of a recipe are among those of another one."""
         known = set(wide if isinstance(wide, list | tuple) else [wide])
         asked = set(value if isinstance(value, list | tuple) else [value])
+        if "any" in known:
+            known |= asked - {OWN}
         if asked <= known:
             return "yes"
         return "partly" if asked & known else "no"

@@ -1,0 +1,76 @@
+"""What a warm start goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.runs.checkpoints import load_trainer_state
+from vlm_agent.runs.folders import OPTIMIZER_FILE, RunFolders
+
+
+def learnt_stages(
+    folders: RunFolders, folder: Path, recipe: Recipe, processes: int
+) -> dict[int, Path]:
+    """The checkpoints of all stages up to one of them.
+
+    Args:
+        folders: The run's.
+        folder: The checkpoint to go on from.
+        recipe: The run.
+        processes: How many run now.
+
+    Raises:
+        UserError: It is not what a whole stage of this warm start left, another number of processes
+            wrote it, or the checkpoint of a stage before it is gone.
+    """
+    state = load_trainer_state(folder)
+    if "stage" not in state:
+        raise UserError(f"resume_from: {folder} is of a run of PPO: go on with vlm_agent.train")
+    stage, wrote = state["stage"], state["processes"]
+    if stage is None:
+        raise UserError(
+            f"resume_from: {folder} was written on the way: a warm start goes on from what whole "
+            "passes over the demonstrations, or a whole round of DAgger, left"
+        )
+    if stage > recipe.imitation.dagger_rounds:
+        raise UserError(
+            f"dagger_rounds: {recipe.imitation.dagger_rounds} is less than the {stage} rounds that "
+            f"{folder} has had"
+        )
+    if wrote != processes:
+        raise UserError(f"resume_from: {folder} is of {wrote} processes, now there are {processes}")
+    # The main process may be deleting later ones.
+    later = folders.steps(after=state["timesteps"])
+    before = [path for path in folders.steps() if path not in later]
+    written = {load_trainer_state(path)["stage"]: path for path in before}
+    found = {number: path for number, path in written.items() if number is not None}
+    if lacking := set(range(stage)) - set(found):
+        left = f"round {min(lacking)} of DAgger" if min(lacking) else "the demonstrations"
+        raise UserError(
+            f"resume_from: to go on from {folder}, the checkpoint that {left} left is needed too, "
+            "and it is gone"
+        )
+    return found
+
+
+def restore(policy: VLMPolicy, optimizer: Any, folder: Path) -> None:
+    """Have a policy and its optimiser be as a stage left them.
+
+    Args:
+        policy: The policy; what of it is not trained stays as it is.
+        optimizer: As accelerate wrapped it.
+        folder: The checkpoint.
+    """
+    saved = dict(VLMPolicy.from_pretrained(folder).named_parameters())
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(saved[name])
+    state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(state)
