@@ -12,7 +12,7 @@ from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import Callback, ImitationTrainer, Recipe
 from vlm_agent.common.errors import TrainingError, UserError
 from vlm_agent.imitation.run import FIXED, run_imitation
-from vlm_agent.imitation.update import warmup_and_decay
+from vlm_agent.imitation.update import pass_over, warmup_and_decay
 from vlm_agent.policy.decisions import act
 from vlm_agent.runs.begin import resumed_policy, start_policy
 from vlm_agent.runs.compatibility import check_same_policy
@@ -249,6 +249,25 @@ def test_a_recipe_of_grpo_can_have_a_warm_start(recipe_for):
     trainer = imitation_for(recipe_for(**SETTINGS | grouped))
     trainer.train(known())
     assert trainer.policy.value_head.output.weight.any()
+
+
+def test_a_pass_goes_over_all_that_is_new_and_a_share_of_the_rest():
+    passes = [pass_over(100, 20, 0.25, np.random.default_rng(n)) for n in range(2)]
+    for order in passes:
+        assert len(set(order)) == len(order) == 40
+        assert set(range(80, 100)) <= set(order)
+    assert set(passes[0]) != set(passes[1])
+    assert sorted(pass_over(10, 3, 1.0, np.random.default_rng(0))) == list(range(10))
+    assert sorted(pass_over(10, 3, 0.0, np.random.default_rng(0))) == [7, 8, 9]
+
+
+def test_a_round_of_dagger_replays_a_share(recipe_for):
+    recipe = recipe_for(**SETTINGS | {"dagger_replay": 0.5})
+    imitation_for(recipe).train(known())
+    epochs = [row["timesteps"] for row in metrics_of(recipe) if "epoch" in row]
+    first, *_, last = np.diff(epochs)
+    demonstrations, heard = len(known()), SETTINGS["dagger_words"]
+    assert (first, last) == (demonstrations, demonstrations // 2 + heard)
 
 
 def test_learning_rate_rises_then_falls_to_nothing():

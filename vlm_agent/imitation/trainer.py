@@ -19,7 +19,7 @@ from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.imitation.checks import check_warm_start
 from vlm_agent.imitation.resume import learnt_stages, restore
-from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, warmup_and_decay
+from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, pass_over, warmup_and_decay
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import returns_of_ended_episodes
 from vlm_agent.ppo.critic import ActorCritic, fit_critic, make_actor_critic
@@ -125,37 +125,43 @@ class ImitationTrainer(Trainer):
         self._is_repeating = stage in self._learnt
         if stage == 0:
             name, epochs, peak = "demonstrations", config.sft_epochs, config.sft_learning_rate
+            fresh = len(known)
         else:
             name = f"DAgger round {stage}"
             epochs, peak = config.dagger_epochs, config.dagger_learning_rate
-            known = Labelled.concatenate([known, self.collect(name)])
+            heard = self.collect(name)
+            fresh, known = len(heard), Labelled.concatenate([known, heard])
         if self._is_repeating:
             restore(self.policy, self.optimizer, self._learnt[stage])
             self._is_repeating = False
         else:
-            self.fit(known, epochs, peak, name)
+            self.fit(known, epochs, peak, name, fresh)
             self.conclude()
         return known
 
-    def fit(self, known: Labelled, epochs: int, peak: float, stage: str) -> None:
-        """Go over all that is known so many times; the learning rate rises to ``peak``, and falls.
+    def fit(
+        self, known: Labelled, epochs: int, peak: float, stage: str, fresh: int | None = None
+    ) -> None:
+        """Go over what is known so many times; the learning rate rises to ``peak``, and falls.
 
-        ``stage`` is a name for progress bar and metrics.
+        Of all but the ``fresh`` last moments a pass takes the share that ``dagger_replay`` says.
         """
         self.run.begin()
-        size = min(self.config.sft_batch_size, len(known))
-        batches = min(gather_object([len(known) // size]))  # as many in every rank
+        last = len(known) if fresh is None else fresh
+        share = self.config.dagger_replay
+        count = last + round(share * (len(known) - last))
+        size = min(self.config.sft_batch_size, count)
+        batches = min(gather_object([count // size]))  # as many in every rank
         total, done = epochs * batches, 0
         self._is_whole = False
         self.policy.train()
         with self._progress_bar(total, f"learning {stage}", "batch") as bar:
             for epoch in range(epochs):
-                steps = []
+                steps, where = [], f"{stage}, epoch {epoch}"
                 rng = derive_rng(self.recipe.run.seed, stage, self.accelerator.process_index, epoch)
-                order = rng.permutation(len(known))[: batches * size].reshape(batches, size)
-                for index in order:
+                order = pass_over(len(known), last, share, rng)[: batches * size]
+                for index in order.reshape(batches, size):
                     rate = peak * warmup_and_decay(done / total)
-                    where = f"{stage}, epoch {epoch}"
                     steps.append(self.imitate.step(known, np.sort(index), rate, where))
                     done += 1
                     bar.update()

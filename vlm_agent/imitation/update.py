@@ -89,3 +89,19 @@ def warmup_and_decay(progress: float) -> float:
         progress: Share of the steps that are done, in [0, 1].
     """
     return min(progress / WARMUP, (1.0 - progress) / (1.0 - WARMUP))
+
+
+def pass_over(count: int, fresh: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The moments of one pass, in a random order.
+
+    Args:
+        count: How many are known, the oldest first.
+        fresh: How many of the last ones are all gone over.
+        share: Of the others.
+        rng: Draws which, and the order.
+    """
+    if share == 1:
+        return rng.permutation(count)
+    old = count - fresh
+    kept = rng.choice(old, round(share * old), replace=False)
+    return rng.permutation(np.concatenate([kept, np.arange(old, count)]))
