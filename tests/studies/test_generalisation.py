@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from vlm_agent.common.errors import UserError
 from vlm_agent.evaluation.splits import find_suite
 from vlm_agent.recipe.command_line import load_recipe
 from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.report.generalisation import BEGIN, END, write_page
 from vlm_agent.studies.generalisation import (
     GRPO,
     IMITATION,
@@ -101,3 +103,28 @@ def test_what_was_measured_elsewhere_stays_until_it_is_measured_again(tmp_path: 
     ]
     assert written == json.loads(output.read_text())
     assert written["comparisons"][0]["gain"] == -0.5
+
+
+def test_the_page_has_the_mean_of_each_policy_and_leaves_the_rest_alone(tmp_path: Path):
+    page, chart = tmp_path / "page.md", tmp_path / "chart.png"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    rows = [
+        row(IMITATION, 0, "a", "1100"),
+        row(IMITATION, 0, "b", "1000"),
+        row(IMITATION, 0, "c", "1111", is_mistake=True),
+        *(row(PPO, seed, split, "1110") for seed in (0, 1) for split in "ab"),
+        row(PPO, 1, "c", "0000", is_mistake=True),
+    ]
+    rows[-2] |= {"success_rate": 0.25}
+    write_page({"rows": rows, "comparisons": list(comparisons(rows))}, page, chart)
+    lines = page.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
+    assert "| split | imitation | PPO, 2 seeds |" in lines
+    assert "| a | 50.0 | 75.0 (75.0–75.0) |" in lines
+    assert "| c (lower is better) | 100.0 | 0.0 |" in lines
+    assert "| **mean** | 37.5 | 62.5 (50.0–75.0) |" in lines
+    assert "| PPO | imitation | 0 | 2 | +37.5 | 3 / 0 | 0.2 |" in lines
+    assert chart.stat().st_size > 5000
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="expected the lines"):
+        write_page({"rows": rows, "comparisons": []}, page, chart)

@@ -217,10 +217,13 @@ def add_generalisation(commands: Any) -> None:
     parser.add_argument(
         "--present", action="store_true", help="run nothing, write what has been measured so far"
     )
+    parser.add_argument("--page", type=Path, default=Path("docs/generalisation.md"))
+    parser.add_argument("--chart", type=Path, default=Path(".github/generalisation.png"))
     parser.set_defaults(run=_generalisation, takes_recipe=False)
 
 
 def _generalisation(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.report.generalisation import write_page
     from vlm_agent.studies.generalisation import (
         Generalisation,
         run_generalisation,
@@ -232,5 +235,6 @@ def _generalisation(arguments: argparse.Namespace, _: list[str]) -> int:
         write_generalisation(Generalisation(arguments.output_dir), arguments.json)
     else:
         run_generalisation(arguments.output_dir, arguments.json)
-    print(f"wrote {arguments.json}")
+    write_page(json.loads(arguments.json.read_text()), arguments.page, arguments.chart)
+    print(f"wrote {arguments.json}, {arguments.page} and {arguments.chart}")
     return 0

@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vlm_agent.report.pages import replace_between
+
 BEGIN, END = "<!-- results: made by make results -->", "<!-- end of results -->"
 SOURCE = "Source"
 """The key in the picture's metadata under which stands what it was drawn from."""
@@ -55,9 +57,7 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 
 def write_readme(results: Mapping[str, Any], readme: Path) -> None:
     """Put the table between its two marks."""
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{results_table(results)}\n{END}{after}")
+    replace_between(readme, BEGIN, END, results_table(results))
 
 
 def curves_digest(curves: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,83 @@
+"""The page of the study of generalisation: its tables and its chart, from its JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_agent.report.pages import replace_between
+from vlm_agent.report.suite import plot_suite
+
+BEGIN = "<!-- made by make generalisation -->"
+END = "<!-- end of what make generalisation made -->"
+
+
+def generalisation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Success of each policy in each split, in %, as Markdown: the mean over its seeds."""
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    splits = list(dict.fromkeys((row["split"], row["is_mistake"]) for row in rows))
+    cells = {
+        (split, policy): [row for row in rows if (row["split"], row["policy"]) == (split, policy)]
+        for split, _ in splits
+        for policy in policies
+    }
+    lines = [
+        f"| split | {' | '.join(_named(policy, rows) for policy in policies)} |",
+        f"|---|{'---|' * len(policies)}",
+    ]
+    for split, is_mistake in splits:
+        told = [_percent(cells[split, policy]) for policy in policies]
+        lines.append(
+            f"| {split}{' (lower is better)' if is_mistake else ''} | {' | '.join(told)} |"
+        )
+    asked = [split for split, is_mistake in splits if not is_mistake]
+    means = [
+        _percent([row for split in asked for row in cells[split, policy]]) for policy in policies
+    ]
+    return "\n".join([*lines, f"| **mean** | {' | '.join(means)} |"])
+
+
+def _named(policy: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    seeds = {row["train_seed"] for row in rows if row["policy"] == policy}
+    return policy if len(seeds) == 1 else f"{policy}, {len(seeds)} seeds"
+
+
+def _percent(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The mean success, and the lowest and highest seed's where they differ."""
+    if not rows:
+        return ""
+    seeds = sorted({row["train_seed"] for row in rows})
+    means = [
+        100 * np.mean([row["success_rate"] for row in rows if row["train_seed"] == seed])
+        for seed in seeds
+    ]
+    range_of = f" ({min(means):.1f}–{max(means):.1f})" if len(seeds) > 1 else ""
+    return f"{np.mean(means):.1f}{range_of}"
+
+
+def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """What each policy gains over another one, seed by seed, as Markdown."""
+    lines = [
+        "| policy | over | seed | splits | points | episodes won / lost | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in comparisons:
+        cells = [one["policy"], one["over"], str(one["train_seed"]), str(one["splits"])]
+        cells += [f"{100 * one['gain']:+.1f}", f"{one['only_this']} / {one['only_first']}"]
+        cells += [f"{one['p_value']:.1g}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_page(results: Mapping[str, Any], page: Path, chart: Path) -> None:
+    """Put the tables between the page's marks, and draw the chart, of each policy's first seed."""
+    tables = generalisation_table(results["rows"]), comparison_lines(results["comparisons"])
+    replace_between(page, BEGIN, END, "\n\n".join(tables))
+    drawn: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        if row["train_seed"] == 0:
+            drawn.setdefault(row["policy"], []).append(row)
+    plot_suite(drawn, chart)
