@@ -236,11 +236,7 @@ class ImitationConfig:
     )
     dagger_words: Count = setting(4096, "words of each round, over all environments")
     dagger_epochs: Count = setting(3, "passes over everything after each round")
-    dagger_replay: Annotated[float, Field(ge=0, le=1)] = setting(
-        1.0,
-        "share of what was known before that each of these passes goes over, drawn anew, besides "
-        "all of the round's own moments",
-    )
+    dagger_replay: Fraction = setting(1.0, "share of what was known before that a pass goes over")
     dagger_learning_rate: Positive = setting(1e-3, "of these passes, with the same course")
 
 
