@@ -164,7 +164,12 @@ def add_worlds(commands: Any) -> None:
         description="Run the recipes of MiniGrid and Fetch and measure what comes of them on test "
         "episodes. Goes on where it was stopped.",
     )
-    parser.add_argument("names", nargs="*", metavar="minigrid|fetch", help="which (default: both)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="minigrid, fetch, or recipes of theirs, such as fetch_push (default: all)",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
     parser.add_argument("--results", type=Path, default=Path("recipes/results"), metavar="FOLDER")
     parser.set_defaults(run=_worlds, takes_recipe=False)
@@ -173,9 +178,10 @@ def add_worlds(commands: Any) -> None:
 def _worlds(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.studies.worlds import WORLDS, run_worlds
 
+    known = [*WORLDS, *(world.recipe for worlds in WORLDS.values() for world in worlds)]
     for name in arguments.names:
-        if name not in WORLDS:
-            raise UserError(unknown_name("group of worlds", name, WORLDS))
+        if name not in known:
+            raise UserError(unknown_name("world", name, known))
     names = arguments.names or tuple(WORLDS)
     for path in run_worlds(arguments.output_dir, arguments.results, names):
         print(f"wrote {path}")

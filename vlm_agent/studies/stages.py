@@ -70,7 +70,7 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
         UserError: A stage failed, or what is there is not what it would make.
     """
     hours, records = read_hours(folder), _read(folder / RECORDS_FILE)
-    digests = _digests(stages, folder)
+    digests = stage_digests(stages, folder)
     _check_current(stages, digests, records)
     for number, stage in enumerate(stages, 1):
         if stage.makes.exists():
@@ -107,7 +107,7 @@ def _write(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1) + "\n")
 
 
-def _digests(stages: Sequence[Stage], folder: Path) -> dict[str, str]:
+def stage_digests(stages: Sequence[Stage], folder: Path) -> dict[str, str]:
     """Of what each stage does, and those before it that it needs, wherever the folder lies."""
     digests: dict[str, str] = {}
     for stage in stages:

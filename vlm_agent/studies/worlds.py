@@ -75,23 +75,35 @@ WORLDS: Mapping[str, tuple[World, ...]] = {
 def run_worlds(folder: Path, results: Path, names: Sequence[str]) -> Iterator[Path]:
     """Run what has not been run, and write what came of it.
 
+    What a file says of recipes that are not asked for stays.
+
     Args:
         folder: Where everything is made.
         results: The folder of the JSON files, whose paths come one by one.
-        names: Of :data:`WORLDS`.
+        names: Of :data:`WORLDS`, or of recipes in them.
     """
-    for name in names:
-        worlds = WORLDS[name]
-        stages = [stage for world in worlds for stage in world_stages(world, folder)]
+    for file, worlds in WORLDS.items():
+        chosen = [world for world in worlds if {file, world.recipe} & set(names)]
+        if not chosen:
+            continue
+        stages = [stage for world in chosen for stage in world_stages(world, folder)]
         run_stages(stages, folder)
-        hours = read_hours(folder)
-        rows = [_row(world, one, folder) for world in worlds for one in world.measured]
+        path = results / f"{file}.json"
+        earlier = json.loads(path.read_text()) if path.is_file() else {}
+        spent, hours = read_hours(folder), earlier.get("hours", {})
+        hours |= {stage.name: round(spent[stage.name], 3) for stage in stages}
+        rows: list[dict[str, Any]] = []
+        for world in worlds:
+            if world in chosen:
+                rows += [_row(world, one, folder) for one in world.measured]
+            else:
+                rows += [row for row in earlier.get("rows", []) if row["recipe"] == world.recipe]
+        names_of = [stage.name for world in worlds for stage in world_stages(world, folder)]
         written = {
             "hardware": hardware(),
-            "hours": {stage.name: round(hours[stage.name], 3) for stage in stages},
+            "hours": {name: hours[name] for name in names_of if name in hours},
             "rows": rows,
         }
-        path = results / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(written, indent=1) + "\n")
         yield path
@@ -136,6 +148,7 @@ def _path(world: World, one: Measured, folder: Path) -> Path:
 def _row(world: World, one: Measured, folder: Path) -> dict[str, Any]:
     result = read_result(_path(world, one, folder))
     return {
+        "recipe": world.recipe,
         "policy": one.policy,
         "env": result["task"],
         "split": result["split"],
