@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-LINKS = {"recipes": "*.yaml", "prompts": "*.jinja", "accelerate_configs": "*.yaml"}
+LINKS = {"recipes": "**/*.yaml", "prompts": "*.jinja", "accelerate_configs": "*.yaml"}
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist')"
 """What pip calls; without pip, it asks the network for nothing."""
 
@@ -67,7 +67,7 @@ def test_the_wheel_holds_the_package_and_what_ships_and_nothing_else(wheel: zipf
         if path.is_file()
     }
     linked = {
-        f"vlm_agent/shipped/{folder}/{path.name}": path
+        f"vlm_agent/shipped/{path.relative_to(ROOT)}": path
         for folder, files in LINKS.items()
         for path in (ROOT / folder).glob(files)
     }

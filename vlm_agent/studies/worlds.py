@@ -64,9 +64,9 @@ WORLDS: Mapping[str, tuple[World, ...]] = {
         _with_expert("minigrid_goto", f"{GRID}:GoToDoor-v0", ablations=("instruction", "image")),
     ),
     "fetch": (
-        _with_expert("fetch_push", f"{FETCH}:Push-v0"),
-        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0"),
         _with_expert("fetch_reach", f"{FETCH}:Reach-v0"),
+        _with_expert("fetch_pick", f"{FETCH}:PickAndPlace-v0"),
+        _with_expert("fetch_push", f"{FETCH}:Push-v0", start="fetch_pick"),
     ),
 }
 """By the name of the file of results."""
