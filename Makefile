@@ -4,7 +4,8 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MODEL := Qwen/Qwen2-VL-2B-Instruct
 ARGS  :=
-STARTER := vlm_agent/shipped/policies/starter
+NAME  := starter
+SHIPPED := vlm_agent/shipped/policies/$(NAME)
 GPUS  := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 
 LAUNCH_0 := --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process $(shell nproc)
@@ -31,16 +32,16 @@ quick: install system  ## the main job in minutes: 2,000 words of PPO with the t
 full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or MODEL=/a/folder for others
 	$(LAUNCH) -m vlm_agent.train $(FULL) $(ARGS)
 
-starter: install system  ## make the starter policy that comes with the package again
-	$(BIN)/vlm-agent demos --config recipes/starter.yaml
-	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/starter.yaml $(ARGS)
-	rm -rf $(STARTER) && cp -r checkpoints/starter_final $(STARTER)
-	rm $(STARTER)/trainer_state.json
+starter: install system  ## make a policy that comes with the package again; NAME=beginner for another one
+	$(BIN)/vlm-agent demos --config recipes/$(NAME).yaml
+	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/$(NAME).yaml $(ARGS)
+	rm -rf $(SHIPPED) && cp -r checkpoints/$(NAME)_final $(SHIPPED)
+	rm $(SHIPPED)/trainer_state.json
 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)
 
-study: install system  ## in which setting 2,000 words help most: the quick recipe, 4 settings, 5 seeds
+study: install system  ## what the quick recipe's 2,000 words bring, over 5 seeds (half an hour)
 	$(BIN)/vlm-agent quick_study $(ARGS)
 
 worlds: install system  ## train and measure in MiniGrid and Fetch, stage by stage (hours; goes on where it was)

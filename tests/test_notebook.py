@@ -49,7 +49,7 @@ def test_it_runs_in_one_process(example: str, tmp_path: Path, capsys):
     update, *_, success, word = capsys.readouterr().out.splitlines()
     assert update.startswith("32 ")
     assert 0 <= float(success) <= 1
-    assert "{'forward': 0." in word
+    assert "{'a little forward': 0." in word
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert left == {"quick_best", "quick_step64"}
     assert len((tmp_path / "runs/quick/metrics.jsonl").read_text().splitlines()) == 2

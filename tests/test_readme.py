@@ -21,12 +21,10 @@ def test_figures_of_the_quick_run_are_those_of_its_results_file():
 
 
 def test_the_figures_of_the_quick_study_are_those_of_its_results_file():
-    rows = results("quick_study")["rows"]
-    best = max(rows, key=lambda row: row["mean_gain"])
-    gain, low, high = (100 * best[key] for key in ("mean_gain", "ci95_low", "ci95_high"))
-    sentence = f"gained {gain:.1f} points (95 %: {low:.1f} to {high:.1f}), the most of [four]"
+    found = results("quick_study")
+    gain, low, high = (100 * found[key] for key in ("mean_gain", "ci95_low", "ci95_high"))
+    sentence = f"gained {gain:.1f} points (95 %: {low:.1f} to {high:.1f})"
     assert sentence in " ".join(README.split())
-    assert len(rows) == 4
 
 
 def results(name: str) -> dict:

@@ -16,6 +16,7 @@ from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.heads import ValueHead
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.observations import Observations
@@ -93,13 +94,14 @@ def test_a_first_formats_critic_of_the_state_is_no_value_head(older: Path, make_
     assert not act(loaded, make_observations(2)).values.any()
 
 
-@pytest.mark.parametrize("name", ["starter", "warm_start"])
+@pytest.mark.parametrize("name", ["starter", "beginner", "warm_start"])
 def test_policies_that_ship_load_whatever_their_format(name: str):
     policy, env, _ = load_policy(name)
     about = json.loads((SHIPPED / "policies" / name / "policy.json").read_text())
     assert about.get("format_version", 1) in (1, 2)
-    assert env.task == "PickPlaceCan"
-    assert len(policy.words) == 8
+    made_by = Recipe.load(name)
+    assert env == made_by.env
+    assert policy.words == made_by.template.words
 
 
 @torch.no_grad()

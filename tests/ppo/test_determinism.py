@@ -21,7 +21,7 @@ for number in range(int(sys.argv[1])):
         "quick", num_envs=4, rollout_steps=32, batch_size=64, total_timesteps=128, report_to="none",
         num_eval_episodes=0, save_freq=10**6, output_dir=sys.argv[2], run_name=f"run_{number}",
     )
-    policy = VLMPolicy.from_pretrained("starter")
+    policy = VLMPolicy.from_pretrained("beginner")
     trainer = trainer_for(recipe, policy, pool=ColourPool(4, size=112))
     trainer.train()
     weights = b"".join(p.detach().numpy().tobytes() for p in policy.parameters())

@@ -138,9 +138,9 @@ def _results(arguments: argparse.Namespace, _: list[str]) -> int:
 def add_quick_study(commands: Any) -> None:
     parser = commands.add_parser(
         "quick_study",
-        help="find the setting in which the quick recipe helps most",
-        description="Run the quick recipe in several settings with five seeds each, and write how "
-        "much each helps. Goes on where it was stopped.",
+        help="measure what the quick recipe brings",
+        description="Run the quick recipe with five seeds, and write how much it helps. Goes on "
+        "where it was stopped.",
     )
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
     parser.add_argument("--json", type=Path, default=Path("recipes/results/quick_study.json"))
@@ -151,9 +151,9 @@ def _quick_study(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.studies.quick import study
 
     check_writable(arguments.json)
-    for row in study(arguments.output_dir, arguments.json):
-        interval = f"{row['ci95_low']:+.3f} to {row['ci95_high']:+.3f}"
-        print(f"{row['setting']:<50}{row['mean_gain']:+.3f} ({interval}), p = {row['p_value']:.2g}")
+    found = study(arguments.output_dir, arguments.json)
+    gain, low, high = (100 * found[key] for key in ("mean_gain", "ci95_low", "ci95_high"))
+    print(f"gain {gain:+.1f} points (95 %: {low:+.1f} to {high:+.1f}), p = {found['p_value']:.2g}")
     return 0
 
 

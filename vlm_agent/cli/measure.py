@@ -11,7 +11,8 @@ from vlm_agent.cli.options import add_trust, boolean, check_writable, count, nat
 from vlm_agent.common.seeding import SPLITS
 
 POLICY_HELP = (
-    "a policy's folder, its name on the hub, or one of: starter, warm_start, tiny, expert, random"
+    "a policy's folder, its name on the hub, or one of: starter, beginner, warm_start, tiny, "
+    "expert, random"
 )
 
 

@@ -52,7 +52,7 @@ class RunConfig:
     total_timesteps: Count = setting(100_000, "words said in training, over all environments")
     save_freq: Count = setting(10_000, "timesteps between checkpoints")
     init_from: str | None = setting(
-        None, "start from this policy: a folder, a name on the hub, 'starter' or 'warm_start'"
+        None, "start from this policy: a folder, a name on the hub, or the name of one that ships"
     )
     resume_from: str | None = setting(
         None, "a checkpoint folder of this run to go on from, or 'latest'"
