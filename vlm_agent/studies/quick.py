@@ -1,4 +1,4 @@
-"""``vlm-agent quick_study``: what the quick recipe's 2,000 words of PPO bring, over several seeds."""
+"""``vlm-agent quick_study``: what the 2,000 words of the quick recipe bring, over several seeds."""
 
 from __future__ import annotations
 

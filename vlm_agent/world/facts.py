@@ -40,6 +40,12 @@ class Fact:
 INSTRUCTION = "instruction"
 """The name of the fact that says which sentence an episode's task is told with."""
 
+
+def _hand(axis: int, env: Any) -> int:
+    """One of a robot's ``hand_place`` numbers."""
+    return int(env.world.hand_place[axis])
+
+
 ROBOT_FACTS: tuple[Fact, ...] = (
     Fact(
         "gripper",
@@ -47,6 +53,10 @@ ROBOT_FACTS: tuple[Fact, ...] = (
         attrgetter("world.gripper_closed"),
         values=("open", "closed"),
     ),
+    Fact("hand_forward", "centimetres from the arm's foot to the hand, ahead", partial(_hand, 0)),
+    Fact("hand_left", "the same, to the left", partial(_hand, 1)),
+    Fact("hand_up", "the same, upwards", partial(_hand, 2)),
+    Fact("hand_turn", "degrees that words have turned the hand to the left", partial(_hand, 3)),
 )
 """What a robot's arm adds to the facts of every world."""
 

@@ -94,6 +94,12 @@ class PromptTemplate:
         """Facts of an episode's beginning: any do where only the prompt's end matters."""
         return tuple(fact.start for fact in self.facts)
 
+    @property
+    def told_facts(self) -> tuple[str, ...]:
+        """Of these the ones on which the prompt's text depends."""
+        told = _told(self.source)
+        return tuple(name for name in self.fact_names if name in told)
+
     def check_facts(self, told: Sequence[str]) -> None:
         """Refuse environments that tell other facts than this prompt was made for.
 
@@ -111,8 +117,7 @@ class PromptTemplate:
 
         Facts that neither of them tells may differ.
         """
-        told = jinja2.meta.find_undeclared_variables(_environment().parse(self.source))
-        told |= {INSTRUCTION} if "task" in told else set()
+        told = _told(self.source)
         mine, others = (
             {fact.name: fact for fact in template.facts if fact.name in told}
             for template in (self, other)
@@ -180,6 +185,12 @@ class PromptTemplate:
         except UserError as error:
             return [str(error)]
         return []
+
+
+def _told(source: str) -> set[str]:
+    """The names of the variables that a template prints or asks about."""
+    told = jinja2.meta.find_undeclared_variables(_environment().parse(source))
+    return told | {INSTRUCTION} if "task" in told else told
 
 
 def _image_places(node: jinja2.nodes.Node, plain: bool = True) -> list[bool]:

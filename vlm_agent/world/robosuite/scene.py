@@ -207,6 +207,11 @@ class RobotScene:
         """Rotation (3, 3) from the robot's base frame, in which words move, to the world."""
         return np.array(self.env.sim.data.get_body_xmat(self.robot.robot_model.root_body))
 
+    def hand_in_base(self) -> np.ndarray:
+        """Position (3,) of the grip site in the robot's base frame, in metres."""
+        foot = self.env.sim.data.get_body_xpos(self.robot.robot_model.root_body)
+        return np.asarray(self.base_rotation.T @ (self.gripper_position - foot))
+
     def object_position(self) -> np.ndarray:
         """World position (3,) of the object the task is about, in metres; privileged."""
         assert self.task.target is not None, "this task has no object to handle"

@@ -90,6 +90,14 @@ class RobotWorld(World):
         """Whether the gripper was told to close."""
         return self.scene.gripper_closed
 
+    @property
+    def hand_place(self) -> np.ndarray:
+        """What the arm's joints tell of the hand, whole numbers (4,): ahead, left, up, turn.
+
+        Centimetres from the arm's foot along its axes, and degrees to the left.
+        """
+        return np.rint([*(100 * self.scene.hand_in_base()), -self.scene.turned()])
+
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed."""
         self.looks.undo()
