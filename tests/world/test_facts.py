@@ -1,8 +1,9 @@
 """Facts that prompts tell: the package's own, and one of somebody else's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vlm_agent.common.errors import UserError
@@ -43,6 +44,33 @@ def test_a_fact_is_added_from_outside_and_told_by_worker_processes(hand):
         after = pool.step({0: UP}).observations
     for observations, place in ((below, "low"), (above, "high"), (after, "high")):
         assert template.render(observations.facts[0]) == ("", f" The hand is {place}.")
+
+
+@pytest.mark.parametrize("task", ["Lift", "PickPlaceCan"])
+def test_a_robot_tells_where_its_hand_is(task: str):
+    """From the arm's foot, which stands elsewhere in the two scenes; a word moves it by 3 cm."""
+    names = ("hand_forward", "hand_left", "hand_up", "hand_turn")
+    told = facts_named(names, all_facts())
+    env = LanguageActionEnv(task=task, frame_size=28, words="turning", facts=told)
+
+    def hand(after: Sequence[str] = ()) -> np.ndarray:
+        actions = [env.vocabulary.index(word) for word in after]
+        observation, _ = env.reset(seed=4, options={"actions": actions})
+        foot = env.world.env.robots[0].base_pos
+        told = np.array([observation[name] for name in names])
+        assert np.abs(told[:3] - 100 * (env.world.scene.gripper_position - foot)).max() <= 0.51
+        return told
+
+    begun = hand()
+    for words, moved in (
+        (["forward"] * 4, (12, 0, 0, 0)),
+        (["left"] * 4, (0, 12, 0, 0)),
+        (["up"] * 4, (0, 0, 12, 0)),
+        (["down", "turn left", "turn left", "turn left"], (0, 0, -3, 45)),
+        (["turn right"], (0, 0, 0, -15)),
+    ):
+        assert np.abs(hand(words) - begun - moved).max() <= 3
+    env.close()
 
 
 def test_an_environment_tells_what_it_is_asked_for(hand):

@@ -15,7 +15,6 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.folder import DemonstrationsFolder
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.world.episode import Episode
-from vlm_agent.world.facts import Fact
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.registry import declare
 
@@ -68,27 +67,19 @@ def read_demonstrations(recipe: Recipe) -> Labelled:
     """
     tables = _wanted_tables(recipe)
     folder = DemonstrationsFolder(recipe)
-    columns = folder.columns(recipe.template.fact_names)
-    needed = {columns[name] for name in recipe.template.told_facts}
+    columns = folder.columns(recipe.template.fact_names).values()
     parts = []
     for table in tables:
-        if lacking := sorted(needed - set(table.column_names)):
+        if lacking := sorted(set(columns) - set(table.column_names)):
             raise UserError(
                 f"demonstrations: those in {str(folder.path)!r} do not tell {', '.join(lacking)}, "
-                "which the prompt tells: collect them again"
+                "which prompts may tell now: collect them again"
             )
         if len(table):
             frames = np.stack([_decode(cell["bytes"].as_py()) for cell in table["image"]])
-            facts = np.stack([_column(table, columns[f.name], f) for f in recipe.template.facts], 1)
+            facts = np.stack([table[column].to_numpy() for column in columns], -1)
             parts.append(Labelled(Observations(frames, facts), table["word"].to_numpy()))
     return Labelled.concatenate(parts)
-
-
-def _column(table: Any, column: str, fact: Fact) -> np.ndarray:
-    """A fact's values, (B,); its first where worlds did not tell it yet, and no prompt does."""
-    if column not in table.column_names:
-        return np.full(len(table), fact.start, np.int32)
-    return np.asarray(table[column].to_numpy())
 
 
 def read_episodes(recipe: Recipe) -> list[Episode]:

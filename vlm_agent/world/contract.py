@@ -58,9 +58,14 @@ class WorldSpec:
         return all_facts(self.own_facts, self.vocabulary.words, sentences, self.history)
 
     @property
+    def usual_facts(self) -> tuple[Fact, ...]:
+        """Those of :attr:`facts` that are told without being asked for."""
+        return tuple(fact for fact in self.facts if not fact.on_request)
+
+    @property
     def fact_names(self) -> tuple[str, ...]:
-        """The names of :attr:`facts`."""
-        return tuple(fact.name for fact in self.facts)
+        """The names of :attr:`usual_facts`."""
+        return tuple(fact.name for fact in self.usual_facts)
 
     @property
     def has_expert(self) -> bool:

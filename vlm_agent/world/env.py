@@ -78,7 +78,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
         self.render_mode = render_mode
         self.world = make_world(self.config, gamma)
         declared = self.world.spec
-        self.facts = tuple(declared.facts if facts is None else facts)
+        self.facts = tuple(declared.usual_facts if facts is None else facts)
         self.vocabulary = declared.vocabulary
         self.seconds = {"physics": 0.0, "rendering": 0.0}
         self.moments: Snapshots[Moment] = Snapshots()

@@ -24,6 +24,7 @@ class Fact:
         read: From an environment to the present value; importable, since workers call it.
         start: A value as at an episode's beginning.
         values: What 0, 1, … are called in a prompt; empty for a plain number.
+        on_request: Whether it is told only to prompts that print it, and not by default.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Fact:
     read: Callable[[Any], int] | None = field(default=None, compare=False)
     start: int = 0
     values: tuple[str, ...] = ()
+    on_request: bool = field(default=False, compare=False)
 
     def show(self, value: int) -> str | int:
         """The value as a prompt tells it."""
@@ -39,6 +41,14 @@ class Fact:
 
 INSTRUCTION = "instruction"
 """The name of the fact that says which sentence an episode's task is told with."""
+
+HAND_FACTS = {
+    "hand_forward": "centimetres from the arm's foot to the hand, ahead",
+    "hand_left": "the same, to the left",
+    "hand_up": "the same, upwards",
+    "hand_turn": "degrees that words have turned the hand to the left",
+}
+"""What an arm's joints tell."""
 
 
 def _hand(axis: int, env: Any) -> int:
@@ -53,10 +63,10 @@ ROBOT_FACTS: tuple[Fact, ...] = (
         attrgetter("world.gripper_closed"),
         values=("open", "closed"),
     ),
-    Fact("hand_forward", "centimetres from the arm's foot to the hand, ahead", partial(_hand, 0)),
-    Fact("hand_left", "the same, to the left", partial(_hand, 1)),
-    Fact("hand_up", "the same, upwards", partial(_hand, 2)),
-    Fact("hand_turn", "degrees that words have turned the hand to the left", partial(_hand, 3)),
+    *(
+        Fact(name, help, partial(_hand, axis), on_request=True)
+        for axis, (name, help) in enumerate(HAND_FACTS.items())
+    ),
 )
 """What a robot's arm adds to the facts of every world."""
 

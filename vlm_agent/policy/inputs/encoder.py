@@ -101,21 +101,33 @@ class ObservationEncoder:
         frame = np.zeros(shape, np.uint8)
         images: list[Any] = [[frame]] if self.family.nested_images else [frame]
         prompt = self._chat(text, [], add_generation_prompt=True)
-        start = self.processor.tokenizer.bos_token
         return dict(
             self.processor(
                 text=[prompt],
                 images=images,
                 return_tensors="pt",
-                # Some chat templates write the first token themselves.
-                add_special_tokens=start is None or not prompt.startswith(start),
+                add_special_tokens=self._adds_special_tokens(prompt),
                 **self.family.image_options,
             )
         )
 
+    def tokens(self, text: tuple[str, str]) -> list[int]:
+        """Tokens of a prompt in which the picture is what the chat template writes for one."""
+        prompt = self._chat(text, [], add_generation_prompt=True)
+        adds = self._adds_special_tokens(prompt)
+        return list(self.processor.tokenizer(prompt, add_special_tokens=adds)["input_ids"])
+
+    def _adds_special_tokens(self, prompt: str) -> bool:
+        """Whether the tokenizer is to add any; some chat templates write the first one."""
+        start = self.processor.tokenizer.bos_token
+        return start is None or not prompt.startswith(start)
+
 
 class PromptRows:
     """Token and position ids of prompts, each made once and padded together when asked for.
+
+    What a processor makes of a picture is the same in every prompt, so it is asked once for each
+    number of tokens before and behind the picture, and the other prompts are put together.
 
     Args:
         encoder: Makes the tokens.
@@ -129,12 +141,39 @@ class PromptRows:
         # What the prompt says decides, not which facts it was made of: a template that does not
         # tell the time has few prompts, however long episodes are.
         self._text = functools.lru_cache(maxsize=100_000)(encoder.template.render)
-        self._row = functools.lru_cache(maxsize=20_000)(self._make)
+        self._row = functools.lru_cache(maxsize=100_000)(self._make)
+        self._picture = functools.cache(self._find_picture)
+        self._positions: dict[tuple[int, int, tuple[int, ...]], np.ndarray] = {}
 
     def _make(self, text: tuple[str, str], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        written, whole = self._picture(shape)
+        tokens = self.encoder.tokens(text)
+        places = [n for n in range(len(tokens)) if tokens[n : n + len(written)] == written]
+        if len(places) != 1:
+            return self._ask(text, shape)
+        before, behind = tokens[: places[0]], tokens[places[0] + len(written) :]
+        layout = len(before), len(behind), shape
+        ids = np.array([*before, *whole, *behind])
+        if layout not in self._positions:
+            asked, self._positions[layout] = self._ask(text, shape)
+            assert np.array_equal(ids, asked), "the processor makes something else of a prompt"
+        return ids, self._positions[layout]
+
+    def _ask(self, text: tuple[str, str], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """What the processor makes of a prompt and a picture."""
         row = self.encoder.row(text, shape)
         positions_PL = self.encoder.family.positions(self.model, row)
         return row["input_ids"][0].numpy(), positions_PL.numpy()
+
+    def _find_picture(self, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """The tokens that the chat template writes for a picture, and those they become."""
+        template = self.encoder.template
+        text = template.render(template.start_facts)
+        written, whole = self.encoder.tokens(text), self._ask(text, shape)[0].tolist()
+        # At least one token is kept: one that becomes several of its kind is shared from both ends.
+        first = min(_shared(written, whole), len(written) - 1)
+        last = min(_shared(written[::-1], whole[::-1]), len(written) - 1 - first)
+        return written[first : len(written) - last], whole[first : len(whole) - last]
 
     def __call__(self, facts_BF: np.ndarray, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """Padded on the left to the longest prompt of the batch.
@@ -161,6 +200,12 @@ class PromptRows:
             "attention_mask": torch.from_numpy(mask_BL),
             "position_ids": torch.from_numpy(positions_PBL),
         }
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens are the same from the beginning on."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def sensible_words(facts_BF: np.ndarray, template: PromptTemplate) -> torch.Tensor:

@@ -51,7 +51,7 @@ class PromptTemplate:
         robot: The value of ``{{ robot }}``.
         words: The values of ``{{ actions }}``.
         facts: What observations tell, in their order; each is a variable of its name. By default
-            those of a robot's arm.
+            those of a robot's arm; of those that are told on request, the ones it prints are kept.
         senseless: When a word makes no sense: (word's index, fact's name, fact's value). Where
             the facts are a robot's by default, so is this for its eight words.
 
@@ -74,6 +74,9 @@ class PromptTemplate:
         problems = self._problems()
         if problems:
             raise UserError("; ".join(problems))
+        told = _told(self.source)
+        asked = tuple(fact for fact in self.facts if not fact.on_request or fact.name in told)
+        object.__setattr__(self, "facts", asked)
 
     def render(self, facts: Sequence[int]) -> tuple[str, str]:
         """The text before and the text after the picture.
@@ -93,12 +96,6 @@ class PromptTemplate:
     def start_facts(self) -> tuple[int, ...]:
         """Facts of an episode's beginning: any do where only the prompt's end matters."""
         return tuple(fact.start for fact in self.facts)
-
-    @property
-    def told_facts(self) -> tuple[str, ...]:
-        """Of these the ones on which the prompt's text depends."""
-        told = _told(self.source)
-        return tuple(name for name in self.fact_names if name in told)
 
     def check_facts(self, told: Sequence[str]) -> None:
         """Refuse environments that tell other facts than this prompt was made for.

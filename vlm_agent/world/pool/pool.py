@@ -72,7 +72,7 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         self.config = config
         self.world = declare(config)
         self.num_envs = num_envs
-        told = self.world.facts if facts is None else facts_named(facts, self.world.facts)
+        told = self.world.usual_facts if facts is None else facts_named(facts, self.world.facts)
         self.facts = tuple(fact.name for fact in told)
         self.tells_state = privileged_state
         self.state_size = len(self.world.privileged_names) if privileged_state else None
