@@ -119,7 +119,7 @@ def test_acting_and_evaluating_agree(make_policy, make_observations):
     nn.init.normal_(policy.value_head.output.weight)
     observations = make_observations(5)
     said = act(policy, observations, np.linspace(0.1, 0.9, 5))
-    log_probs, entropy, values = evaluate_actions(
+    log_probs, entropy, values, _ = evaluate_actions(
         policy, policy.encode(observations), torch.from_numpy(said.actions)
     )
     assert np.array_equal(log_probs.detach().numpy(), said.log_probs)

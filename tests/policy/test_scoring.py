@@ -206,7 +206,7 @@ def test_senseless_words_are_never_said_and_cost_no_entropy(make_policy, make_ob
     uniforms = np.array([0.0, 0.2, 0.5, 0.9, 0.99, np.nextafter(1.0, 0.0)])
     said = act(policy, observations, uniforms)
     actions = torch.from_numpy(said.actions)
-    log_probs, entropy, _ = evaluate_actions(policy, policy.encode(observations), actions)
+    log_probs, entropy, *_ = evaluate_actions(policy, policy.encode(observations), actions)
     assert np.array_equal(log_probs.detach().numpy(), said.log_probs)
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = -np.nansum(probs * np.log(probs), -1)

@@ -18,7 +18,7 @@ def train_a_little(
     losses = []
     for _ in range(steps):
         actions = torch.arange(len(observations)) % 8
-        log_probs, _, values = evaluate_actions(policy, policy.encode(observations), actions)
+        log_probs, _, values, _ = evaluate_actions(policy, policy.encode(observations), actions)
         loss = -log_probs.mean() + (values - 1).square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -76,14 +76,17 @@ def test_only_the_value_depends_on_the_state(make_policy, make_observations):
 
 
 def test_a_critic_without_its_state_is_an_error(make_policy, make_observations, recipe_for):
-    with pytest.raises(UserError, match="value_input: 'state', but the environments do not tell"):
+    with pytest.raises(UserError, match="or state_coef, but the environments do not tell"):
         state_critic(make_policy()).encode(make_observations(3))
     with pytest.raises(UserError, match=r"make them with recipe\.make_pool"):
         trainer_for(recipe_for(**STATE_CRITIC))
 
 
-def test_a_resumed_run_keeps_its_critic(recipe_for, tmp_path):
-    settings = {**STATE_CRITIC, "value_epochs": 2, "save_freq": 32}
+@pytest.mark.parametrize(
+    "heads", [STATE_CRITIC, {"state_coef": 1.0}, {**STATE_CRITIC, "state_coef": 0.5}]
+)
+def test_a_resumed_run_keeps_its_critic_and_its_state_head(recipe_for, tmp_path, heads):
+    settings = {**heads, "value_epochs": 2, "save_freq": 32}
     straight = recipe_for(output_dir=str(tmp_path / "straight"), **settings)
     whole = state_trainer(straight)
     whole.train()
@@ -97,6 +100,37 @@ def test_a_resumed_run_keeps_its_critic(recipe_for, tmp_path):
     trainer.train()
     states = [t.actor_critic.state_dict().values() for t in (whole, trainer)]
     assert all(map(torch.equal, *states))
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["seeing", "frozen"])
+@pytest.mark.parametrize("heads", [{}, STATE_CRITIC, {"detach_value": True}])
+def test_the_hidden_state_comes_to_tell_the_state(recipe_for, heads, is_frozen):
+    """Half the mean square of what it tells wrongly, and its gradient reaches the backbone."""
+    recipe = recipe_for(
+        **heads, state_coef=2.0, learning_rate=1e-3, freeze_vision=is_frozen, total_timesteps=512
+    )
+    trainer = state_trainer(recipe)
+    rollout = rollout_of(trainer)
+    seen, states = rollout.observations.flatten(), rollout.observations.flatten().states
+    told = output_of(trainer.actor_critic.eval(), seen)
+    expected = 0.5 * (told.states - torch.from_numpy(states)).square().mean()
+    one_pass = {"n_epochs": 1, "batch_size": len(states), "learning_rate": 1e-9}
+    still = state_trainer(recipe_for(**{**recipe.to_dict(), **one_pass, "run_name": "still"}))
+    assert still.update(rollout)["state_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    before = [p.clone() for p in trainer.policy.backbone_parameters()]
+    trainer.train()
+    first, *_, last = metrics_of(recipe)
+    assert last["state_loss"] < 0.5 * first["state_loss"]
+    assert first["first_ratio_error"] < 1e-5
+    after = trainer.policy.backbone_parameters()
+    moved = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
+    assert all(moved)
+
+
+def test_a_warm_start_has_no_state_head(recipe_for):
+    recipe = recipe_for(state_coef=1.0)
+    with pytest.raises(UserError, match="state_coef: is PPO's"):
+        ImitationTrainer(fresh_policy(recipe), ExpertPool(4), recipe)
 
 
 def test_a_checkpoint_of_format_1_has_its_critic_where_the_value_head_belongs(recipe_for):

@@ -97,8 +97,8 @@ class NaivePolicy(VLMPolicy):
         output = self.inner_model(**inputs, use_cache=False, output_hidden_states=True)
         log_probs_BLV = output.logits.float().log_softmax(-1)
         words = [ids[0] for ids in self.encoder.words.tokens]
-        values_B = self.value_head(output.hidden_states[-1][:, -1])
-        return PolicyOutput(log_probs_BLV[:, -1, words], values_B, None)
+        ends_BD = output.hidden_states[-1][:, -1]
+        return PolicyOutput(log_probs_BLV[:, -1, words], self.value_head(ends_BD), None, ends_BD)
 
 
 def run_alone(

@@ -17,3 +17,5 @@ def check_warm_start(recipe: Recipe) -> None:
             "mask_senseless_words: a warm start learns all of the expert's words; "
             "set it for PPO and evaluation"
         )
+    if recipe.critic.state_coef:
+        raise UserError("state_coef: is PPO's; a warm start learns to see by the expert's words")

@@ -263,7 +263,7 @@ class ImitationTrainer(Trainer):
                 "processes": self.accelerator.num_processes,
                 "evaluations": self.evaluations,
             }
-            save_checkpoint(folder, self.policy, state, optimizer, self.actor_critic.state_critic)
+            save_checkpoint(folder, self.policy, state, optimizer, self.actor_critic.extra_heads())
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder

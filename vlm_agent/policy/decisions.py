@@ -20,11 +20,15 @@ class PolicyOutput(NamedTuple):
         values: State values, fp32 (B,).
         image_features: (B, S, P, D) where a frozen vision tower made them in this pass, so that
             they can be used again; else ``None``.
+        prompt_ends: The hidden states at the prompt's end, (B, D).
+        states: What a state head makes of these, fp32 (B, S); ``None`` without one.
     """
 
     logits: torch.Tensor
     values: torch.Tensor
     image_features: torch.Tensor | None
+    prompt_ends: torch.Tensor
+    states: torch.Tensor | None = None
 
 
 PolicyModule = Callable[..., PolicyOutput]
@@ -92,10 +96,26 @@ def act(policy: Any, observations: Observations, uniforms: np.ndarray | None = N
     return Decisions(actions, chosen, values, probs_BA, output.image_features)
 
 
+class Evaluated(NamedTuple):
+    """What a policy makes of given words, with gradients.
+
+    Attributes:
+        log_probs: Of the words, (B,).
+        entropy: Of the distributions, (B,).
+        values: State values, (B,).
+        states: What a state head says, (B, S); ``None`` without one.
+    """
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+    states: torch.Tensor | None
+
+
 def evaluate_actions(
     policy: PolicyModule, inputs: dict[str, torch.Tensor], actions_B: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities, entropies and values of given words, each (B,), with gradients.
+) -> Evaluated:
+    """Log-probabilities, entropies and values of given words.
 
     Args:
         policy: The policy or its distributed wrapper; gradients are synchronised only through
@@ -107,4 +127,4 @@ def evaluate_actions(
     log_probs_BA = output.logits.log_softmax(-1)
     log_prob_B = log_probs_BA.gather(-1, actions_B[:, None]).squeeze(-1)
     entropy_B = -(log_probs_BA.exp() * log_probs_BA).sum(-1)
-    return log_prob_B, entropy_B, output.values
+    return Evaluated(log_prob_B, entropy_B, output.values, output.states)

@@ -40,6 +40,28 @@ class ValueHead(nn.Module):
             return self.output(features).squeeze(-1)
 
 
+class StateHead(nn.Module):
+    """An fp32 linear layer from B hidden states of D numbers to B privileged states of S.
+
+    Args:
+        hidden_size: D.
+        state_size: S.
+        seed: Decides the weights; the global generator is left alone.
+    """
+
+    def __init__(self, hidden_size: int, state_size: int, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.output = nn.Linear(hidden_size, state_size, dtype=torch.float32)
+
+    def forward(self, rows_BD: torch.Tensor) -> torch.Tensor:
+        """States (B, S), fp32, of rows (B, D) of any dtype."""
+        with torch.autocast(rows_BD.device.type, enabled=False):
+            states_BS: torch.Tensor = self.output(rows_BD.float())
+            return states_BS
+
+
 def action_head(hidden_size: int, num_words: int) -> nn.Linear:
     """A linear layer of scores, under which every word is as probable at the start."""
     head = nn.Linear(hidden_size, num_words)

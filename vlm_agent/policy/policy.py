@@ -185,7 +185,8 @@ class VLMPolicy(
         values_B = self.value_head(
             prompt_end_BD.detach() if self.config.detach_value else prompt_end_BD
         )
-        return PolicyOutput(logits_BA, values_B, made if self.vision_is_frozen else None)
+        kept = made if self.vision_is_frozen else None
+        return PolicyOutput(logits_BA, values_B, kept, prompt_end_BD)
 
     @torch.no_grad()
     def prompt_ends(self, **inputs: torch.Tensor) -> torch.Tensor:

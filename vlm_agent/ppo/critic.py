@@ -13,21 +13,21 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import PolicyOutput
-from vlm_agent.policy.heads import ValueHead
+from vlm_agent.policy.heads import StateHead, ValueHead
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.samples import Samples
-from vlm_agent.runs.checkpoints import find_critic
+from vlm_agent.runs.checkpoints import CRITIC_FILE, STATE_HEAD_FILE, find_critic
 from vlm_agent.runs.distributed import parts_of
 from vlm_agent.runs.guard import check_finite
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
 
 NO_STATE = (
-    "value_input: 'state', but the environments do not tell their state: make them with "
-    "recipe.make_pool(), or EnvPool(..., privileged_state=True)"
+    "value_input: 'state' or state_coef, but the environments do not tell their state: make them "
+    "with recipe.make_pool(), or EnvPool(..., privileged_state=True)"
 )
 
 
@@ -37,10 +37,14 @@ class ActorCritic(nn.Module):
     The critic is the policy's own value head, or one that reads the environments' privileged state
     (an asymmetric actor-critic): no word depends on it, and who uses the policy does without.
 
+    A state head, too, is for training alone: what it has to tell of the environments' state, the
+    hidden state must hold, and so the policy learns to see.
+
     Args:
         policy: The policy.
         state_critic: From privileged states (B, S) to values (B,); ``None`` for the value head.
         learns_values: Whether the critic learns; else the value head stays as it is.
+        state_head: From hidden states (B, D) to privileged states (B, S).
     """
 
     def __init__(
@@ -48,10 +52,12 @@ class ActorCritic(nn.Module):
         policy: VLMPolicy,
         state_critic: ValueHead | None = None,
         learns_values: bool = True,
+        state_head: StateHead | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.state_critic = state_critic
+        self.state_head = state_head
         self.learns_values = learns_values
         # A head that nothing is learnt with gets no gradient, for which DDP would wait.
         policy.value_head.requires_grad_(learns_values and state_critic is None)
@@ -66,39 +72,47 @@ class ActorCritic(nn.Module):
         """Where the weights are."""
         return self.policy.device
 
+    def extra_heads(self) -> dict[str, ValueHead | StateHead]:
+        """What is no part of the policy, by the names of the files."""
+        heads = {CRITIC_FILE: self.state_critic, STATE_HEAD_FILE: self.state_head}
+        return {name: head for name, head in heads.items() if head is not None}
+
     def head_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the critic, and of the action head if there is one."""
-        heads = [self.critic, self.policy.action_head]
+        """The parameters of the critic, and of an action head and a state head."""
+        heads = [self.critic, self.policy.action_head, self.state_head]
         return [p for head in heads if head is not None for p in head.parameters()]
 
     def encode(
         self, observations: Observations, image_features: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """:meth:`VLMPolicy.encode`, and ``privileged_state`` (B, S) if the critic reads it.
+        """:meth:`VLMPolicy.encode`, and ``privileged_state`` (B, S) if a head needs it.
 
         Raises:
-            UserError: The critic reads it, and the environments do not tell it.
+            UserError: One does, and the environments do not tell it.
         """
         inputs = self.policy.encode(observations, image_features)
-        if self.state_critic is not None:
+        if self.state_critic is not None or self.state_head is not None:
             if observations.states is None:
                 raise UserError(NO_STATE)
             inputs["privileged_state"] = torch.from_numpy(observations.states).to(self.device)
         return inputs
 
     def forward(self, **inputs: torch.Tensor) -> PolicyOutput:
-        """Scores of the policy, values of the critic."""
+        """Scores of the policy, values of the critic, states as the state head tells them."""
         states_BS = inputs.pop("privileged_state", None)
         output = self.policy(**inputs)
-        if self.state_critic is None:
-            return output
-        return output._replace(values=self.state_critic(states_BS))
+        if self.state_critic is not None:
+            output = output._replace(values=self.state_critic(states_BS))
+        if self.state_head is not None:
+            output = output._replace(states=self.state_head(output.prompt_ends))
+        return output
 
     @torch.no_grad()
     def critic_inputs(self, **inputs: torch.Tensor) -> torch.Tensor:
         """What the critic reads: hidden states at the prompt's end, or privileged ones, (B, D)."""
         if self.state_critic is not None:
             return inputs["privileged_state"]
+        inputs.pop("privileged_state", None)
         return self.policy.prompt_ends(**inputs)
 
 
@@ -114,16 +128,21 @@ def make_actor_critic(
         learns_values: Whether the critic learns.
 
     Raises:
-        UserError: The critic reads the environments' state, and they do not tell it.
+        UserError: A head needs the environments' state, and they do not tell it.
     """
-    if recipe.critic.value_input == "hidden":
+    if not recipe.critic.needs_state:
         return ActorCritic(policy, learns_values=learns_values)
     size = pool.state_size
     if size is None:
         raise UserError(NO_STATE)
-    width, depth = recipe.model.value_head_width, recipe.model.value_head_depth
-    critic = ValueHead(size, width, depth, policy.seed)
-    return ActorCritic(policy, _begun(critic, recipe).to(policy.device))
+    critic = head = None
+    if recipe.critic.value_input == "state":
+        width, depth = recipe.model.value_head_width, recipe.model.value_head_depth
+        critic = _begun(ValueHead(size, width, depth, policy.seed), recipe).to(policy.device)
+    if recipe.critic.state_coef:
+        hidden = policy.inner_model.config.get_text_config().hidden_size
+        head = StateHead(hidden, size, policy.seed).to(policy.device)
+    return ActorCritic(policy, critic, learns_values, head)
 
 
 def _begun(critic: ValueHead, recipe: Recipe) -> ValueHead:

@@ -56,6 +56,11 @@ def kl_estimates(
     return log_ratio_B.expm1() - log_ratio_B
 
 
+def state_loss(told_BS: torch.Tensor, state_BS: torch.Tensor) -> torch.Tensor:
+    """Half the mean squared error of what the hidden states tell of the privileged ones."""
+    return 0.5 * (told_BS - state_BS).square().mean()
+
+
 def value_loss(
     value_B: torch.Tensor,
     old_value_B: torch.Tensor,

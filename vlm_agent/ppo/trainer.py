@@ -34,7 +34,7 @@ from vlm_agent.runs.callbacks import (
     ProgressBar,
     StopTogether,
 )
-from vlm_agent.runs.checkpoints import load_critic, load_trainer_state, save_checkpoint
+from vlm_agent.runs.checkpoints import load_heads, load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.distributed import shares_over_ranks
 from vlm_agent.runs.folders import OPTIMIZER_FILE
@@ -214,8 +214,8 @@ class PPOTrainer(Trainer):
                 "collectors": collectors,
                 "evaluations": self.evaluations,
             }
-            critic = self.actor_critic.state_critic
-            save_checkpoint(folder, self.policy, state, self.optimizer, critic)
+            heads = self.actor_critic.extra_heads()
+            save_checkpoint(folder, self.policy, state, self.optimizer, heads)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder
@@ -238,8 +238,7 @@ class PPOTrainer(Trainer):
             raise UserError(f"resume_from: {folder} is of {ranks} processes, now there are {now}")
         if self.is_tied_by_default:
             self.improve.reference = make_reference(self.policy, self.recipe, is_start=False)
-        if self.actor_critic.state_critic is not None:
-            self.actor_critic.state_critic.load_state_dict(load_critic(folder))
+        load_heads(folder, self.actor_critic.extra_heads())
         self.optimizer.load_state_dict(
             torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         )

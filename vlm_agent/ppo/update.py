@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from vlm_agent.policy.decisions import evaluate_actions
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.critic import ActorCritic, fit_critic
-from vlm_agent.ppo.losses import clipped_policy_loss, kl_estimates, value_loss
+from vlm_agent.ppo.losses import clipped_policy_loss, kl_estimates, state_loss, value_loss
 from vlm_agent.ppo.minibatches import Minibatch, Minibatches
 from vlm_agent.ppo.reference import ReferencePolicy
 from vlm_agent.ppo.targets import estimate_targets
@@ -163,25 +163,29 @@ class PPOUpdate:
         return {**means, "grad_norm": norm.detach(), "ratio_error": errors.max()}
 
     def _loss(self, inputs: Batch, batch: Batch) -> tuple[torch.Tensor, Batch]:
-        """Policy + value_coef x value - entropy_coef x entropy, and what is logged of it.
+        """Policy + value_coef x value + state_coef x state - entropy_coef x entropy.
 
-        There is no value loss where nothing learns values.
+        There is no value loss where nothing learns values, and no state's without a state head.
         """
-        log_probs, entropy, values = evaluate_actions(self.model, inputs, batch["actions"])
+        said = evaluate_actions(self.model, inputs, batch["actions"])
         policy = clipped_policy_loss(
-            log_probs, batch["log_probs"], batch["advantages"], self.ppo.clip_range
+            said.log_probs, batch["log_probs"], batch["advantages"], self.ppo.clip_range
         )
-        loss, about_values = policy.loss, {}
+        loss, also = policy.loss, {}
         if self.actor_critic.learns_values:
             critic = value_loss(
-                values, batch["values"], batch["returns"], self.critic.clip_range_value
+                said.values, batch["values"], batch["returns"], self.critic.clip_range_value
             )
             loss = loss + self.ppo.value_coef * critic
-            about_values = {"value_loss": critic.detach()}
-        entropy = entropy.mean()
+            also["value_loss"] = critic.detach()
+        if said.states is not None:
+            seeing = state_loss(said.states, inputs["privileged_state"])
+            loss = loss + self.critic.state_coef * seeing
+            also["state_loss"] = seeing.detach()
+        entropy = said.entropy.mean()
         return loss - self.ppo.entropy_coef * entropy, {
             "policy_loss": policy.loss.detach(),
-            **about_values,
+            **also,
             "entropy": entropy.detach(),
             "approx_kl": policy.approx_kl,
             "clip_fraction": policy.clip_fraction,

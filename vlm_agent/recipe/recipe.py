@@ -115,7 +115,7 @@ class Recipe:
             max_restarts=self.rollout.max_worker_restarts,
             make_env=make_env,
             facts=self.template.fact_names,
-            privileged_state=self.critic.value_input == "state",
+            privileged_state=self.critic.needs_state,
         )
 
 

@@ -152,18 +152,20 @@ class CriticConfig:
         "training alone, the scene's state, which no word depends on (asymmetric actor-critic)",
     )
     value_learning_rate: Positive = setting(3e-4, "of the value head and an action head")
-    value_lambda: Fraction | None = setting(
-        None, "lambda of the value head's targets; none: gae_lambda"
-    )
+    value_lambda: Fraction | None = setting(None, "lambda of its targets; none: gae_lambda")
     value_epochs: Natural = setting(
         0, "further passes over each rollout, after the update, in which only the value head learns"
     )
-    clip_range_value: Positive | None = setting(
-        None, "clipping of the value's change; none for a plain squared error"
+    clip_range_value: Positive | None = setting(None, "clip the value's change; none: do not")
+    critic_warmup_updates: Natural = setting(0, "first updates, in which it alone learns")
+    state_coef: Annotated[float, Field(ge=0)] = setting(
+        0.0, "weight of a loss by which the hidden state has to tell the scene's: learning to see"
     )
-    critic_warmup_updates: Natural = setting(
-        0, "updates at the start in which only the value head learns"
-    )
+
+    @property
+    def needs_state(self) -> bool:
+        """Whether the environments have to tell their privileged state."""
+        return self.value_input == "state" or self.state_coef > 0
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from vlm_agent.world.modules import check_trusted
 
 STATE_FILE = "trainer_state.json"
 CRITIC_FILE = "critic.safetensors"
+STATE_HEAD_FILE = "state_head.safetensors"
 
 
 def save_checkpoint(
@@ -30,7 +33,7 @@ def save_checkpoint(
     policy: VLMPolicy,
     state: dict[str, Any],
     optimizer: torch.optim.Optimizer | None = None,
-    critic: nn.Module | None = None,
+    heads: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint; the folder appears under its name only when it is whole.
 
@@ -39,7 +42,7 @@ def save_checkpoint(
         policy: Adapter or weights, heads, processor, prompt, words and recipe.
         state: JSON values: what the trainer needs to go on, or how good the policy is.
         optimizer: Its state too, if training is to go on from here.
-        critic: A critic that is no part of the policy.
+        heads: What is no part of the policy, by the names of the files.
     """
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
@@ -47,8 +50,8 @@ def save_checkpoint(
     (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **state}))
     if optimizer is not None:
         torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
-    if critic is not None:
-        write_module(critic, partial / CRITIC_FILE)
+    for name, head in heads.items():
+        write_module(head, partial / name)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -82,15 +85,22 @@ def find_critic(folder: Path) -> dict[str, torch.Tensor] | None:
     return load_file(path) if path.is_file() else None
 
 
-def load_critic(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of the critic beside a checkpoint's policy.
+def load_heads(folder: Path, heads: Mapping[str, nn.Module]) -> None:
+    """Give what is no part of the policy the weights of a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        heads: By the names of their files.
 
     Raises:
-        UserError: There is none.
+        UserError: One of them is not there.
     """
-    if (weights := find_critic(folder)) is None:
-        raise UserError(f"resume_from: there is no critic in {str(folder)!r} (no {CRITIC_FILE})")
-    return weights
+    for name, head in heads.items():
+        path = folder / name
+        weights = find_critic(folder) if name == CRITIC_FILE else None
+        if weights is None and not path.is_file():
+            raise UserError(f"resume_from: there is no {name} in {str(folder)!r}")
+        head.load_state_dict(load_file(path) if weights is None else weights)
 
 
 def load_policy(

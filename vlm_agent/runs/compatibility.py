@@ -59,6 +59,7 @@ def check_same_run(
         "init_from",
         "curriculum",
         "value_input",
+        "state_coef",
         "advantage",
         *also,
     ]
