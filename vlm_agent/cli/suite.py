@@ -28,7 +28,7 @@ def add_suite(commands: Any) -> None:
         "--config",
         default=USUAL,
         metavar="SUITE",
-        help="a suite's file, or the name of one that ships: can, pick (default: can)",
+        help="a suite's file, or the name of one that ships: can, pick, scaled (default: can)",
     )
     parser.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="only these")
     add_episode_options(parser, episodes=200, split="test", num_envs=16)

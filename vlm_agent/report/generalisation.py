@@ -12,6 +12,9 @@ from vlm_agent.report.pages import replace_between
 from vlm_agent.report.suite import plot_suite
 
 BEGIN = "<!-- made by make generalisation -->"
+DRAWN = "can"
+"""The suite of the chart."""
+
 END = "<!-- end of what make generalisation made -->"
 
 
@@ -73,11 +76,18 @@ def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_page(results: Mapping[str, Any], page: Path, chart: Path) -> None:
-    """Put the tables between the page's marks, and draw the chart, of each policy's first seed."""
-    tables = generalisation_table(results["rows"]), comparison_lines(results["comparisons"])
-    replace_between(page, BEGIN, END, "\n\n".join(tables))
+    """Put the tables between the marks; draw one suite, as each policy's first seed played it."""
+    rows, told = results["rows"], []
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        told.append(f"### `{suite}`")
+        told.append(generalisation_table([row for row in rows if row["suite"] == suite]))
+        compared = [one for one in results["comparisons"] if one["suite"] == suite]
+        if compared:
+            told.append(comparison_lines(compared))
+    replace_between(page, BEGIN, END, "\n\n".join(told))
     drawn: dict[str, list[Mapping[str, Any]]] = {}
-    for row in results["rows"]:
-        if row["train_seed"] == 0:
+    for row in rows:
+        if row["train_seed"] == 0 and row["suite"] == DRAWN:
             drawn.setdefault(row["policy"], []).append(row)
-    plot_suite(drawn, chart)
+    if drawn:
+        plot_suite(drawn, chart)

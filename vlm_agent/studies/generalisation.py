@@ -18,6 +18,13 @@ IMITATION, MORE, PPO, GRPO = "imitation", "imitation, more demonstrations", "PPO
 NARROW = "one scene"
 """The policy that has seen one scene alone: the shipped warm start."""
 
+FLOWS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("can", "general_can_start", {PPO: "general_can", GRPO: "general_can_group"}),
+    ("pick", "general_pick_start", {PPO: "general_pick"}),
+    ("scaled", "scaled_start", {PPO: "scaled"}),
+)
+"""What is played, the recipe of the warm start, and those of what goes on from it, per seed."""
+
 KEPT = (
     *("suite", "split", "group", "is_mistake", "seen", "mode", "episodes", "successes"),
     *("success_rate", "ci95_low", "ci95_high", "mean_length", "solved"),
@@ -41,7 +48,12 @@ class Candidate:
     policy: str
     seed: int
     maker: str | None
-    suite: str = "can"
+    suite: str
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its rows have in common."""
+        return {"policy": self.label, "train_seed": self.seed, "suite": self.suite}
 
 
 class Generalisation(Study):
@@ -49,25 +61,26 @@ class Generalisation(Study):
 
     def training(self) -> Iterator[Stage]:
         """Demonstrations, imitation, PPO and GRPO from it, and imitation of more."""
-        yield self._demos("general_can_start")
-        yield self._sft("general_can_start", shown="general_can_start")
-        for recipe in ("general_can", "general_can_group"):
-            for seed in SEEDS:
-                yield self._ppo(recipe, seed, start="general_can_start")
+        for _, start, learners in FLOWS:
+            yield self._demos(start)
+            yield self._sft(start, shown=start)
+            for recipe in learners.values():
+                for seed in SEEDS:
+                    yield self._ppo(recipe, seed, start=start)
         yield self._demos("general_can_more")
         yield self._sft("general_can_more", "general_can_more", start="general_can_start")
 
     def candidates(self) -> Iterator[Candidate]:
         """Who plays, in the order of the rows."""
-        yield Candidate(NARROW, "warm_start", 0, None)
-        start = "warm start: general_can_start"
-        yield Candidate(IMITATION, self._final("general_can_start"), 0, start)
+        yield Candidate(NARROW, "warm_start", 0, None, "can")
         more = "warm start: general_can_more"
-        yield Candidate(MORE, self._final("general_can_more"), 0, more)
-        for label, recipe in ((PPO, "general_can"), (GRPO, "general_can_group")):
-            for seed in SEEDS:
-                name = f"{recipe}_{seed}"
-                yield Candidate(label, self._best(name), seed, f"PPO: {name}")
+        yield Candidate(MORE, self._final("general_can_more"), 0, more, "can")
+        for suite, start, learners in FLOWS:
+            yield Candidate(IMITATION, self._final(start), 0, f"warm start: {start}", suite)
+            for label, recipe in learners.items():
+                for seed in SEEDS:
+                    name = f"{recipe}_{seed}"
+                    yield Candidate(label, self._best(name), seed, f"PPO: {name}", suite)
 
     def suites(self) -> Iterator[Stage]:
         """One stage per candidate; a stopped one goes on, split by split."""
@@ -108,14 +121,13 @@ def write_generalisation(study: Generalisation, output: Path) -> dict[str, Any]:
     earlier = json.loads(output.read_text()) if output.is_file() else {}
     rows: list[dict[str, Any]] = []
     for one in study.candidates():
-        about = {"policy": one.label, "train_seed": one.seed}
         splits = find_suite(one.suite).splits
         measured = [row for row in read_rows(study.rows_file(one)) if row["split"] in splits]
         if measured:
-            rows += [{**about, **{key: row[key] for key in KEPT}} for row in measured]
+            rows += [{**{key: row[key] for key in KEPT}, **one.about} for row in measured]
         else:
             known = earlier.get("rows", [])
-            rows += [row for row in known if about.items() <= row.items()]
+            rows += [row for row in known if one.about.items() <= row.items()]
     hours = earlier.get("hours", {}) | {k: round(h, 3) for k, h in read_hours(study.folder).items()}
     written = {
         "hardware": hardware(),
@@ -142,7 +154,13 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     A seed of a policy is compared with the same seed of the other, or with its only one. ``gain``
     is the mean over the splits.
     """
-    asked = [row for row in rows if not row["is_mistake"]]
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        asked = [row for row in rows if row["suite"] == suite and not row["is_mistake"]]
+        for one in _pairs(asked):
+            yield {"suite": suite, **one}
+
+
+def _pairs(asked: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for policy, over in PAIRS:
         seeds = {row["train_seed"] for row in asked if row["policy"] == over}
         for seed in sorted({row["train_seed"] for row in asked if row["policy"] == policy}):
@@ -158,7 +176,7 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     """Which episodes a row is about."""
-    return row["suite"], row["split"], row["episodes"], row["mode"]
+    return row["split"], row["episodes"], row["mode"]
 
 
 def _compared(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
