@@ -15,13 +15,16 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rates", ("success_rate", "success_by_goal")),
     ("episode length (words)", ("episode_length",)),
     ("entropy (nats)", ("entropy",)),
-    ("losses", ("policy_loss", "value_loss")),
+    ("losses", ("policy_loss", "value_loss", "state_loss")),
     ("approximate KL, clip fraction", ("approx_kl", "clip_fraction")),
     ("explained variance", ("explained_variance",)),
-    ("shares of words", ("words",)),
+    ("shares of the most said words", ("words",)),
 )
 """Title and metrics of each panel."""
 
+
+MOST_LINES = 10
+"""Of a number that has many by name, as many are drawn: there are no more colours."""
 
 OTHER_RATES = {"success_rate", "learning_rate", "farthest_success_rate"}
 """Metrics that are called a rate, and are not of a stage."""
@@ -68,10 +71,13 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
 
 
 def _plot_metric(axes: Axes, updates: Sequence[dict[str, Any]], key: str) -> None:
-    """Draw a number's curve, or one for each of the numbers that it has by name."""
+    """Draw a number's curve, or one for each of the largest numbers that it has by name."""
     points = [(u["timesteps"], u[key]) for u in updates if u.get(key) is not None]
     if points and isinstance(points[0][1], dict):
-        for name in dict.fromkeys(name for _, values in points for name in values):
+        names = dict.fromkeys(name for _, values in points for name in values)
+        total = {name: sum(values.get(name, 0.0) for _, values in points) for name in names}
+        largest = sorted(names, key=lambda name: -total[name])[:MOST_LINES]
+        for name in (name for name in names if name in largest):
             known = [(time, values[name]) for time, values in points if name in values]
             axes.plot(*zip(*known, strict=True), marker=".", label=name)
     elif points:
