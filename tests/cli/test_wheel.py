@@ -90,7 +90,7 @@ def test_in_an_empty_folder_it_finds_recipe_prompt_and_policy(
     source = (ROOT / "prompts" / "minimal.jinja").read_text()
     assert prompt == f"prompts/minimal.jinja {source!r}"
     assert trackers == "wandb"  # which is a dependency: a bare wheel runs every recipe
-    assert policy == "tiny 8"
+    assert policy == "tiny 20"
     assert "did you mean 'quick'" in unknown
     assert threads == str(len(os.sched_getaffinity(0)))
     assert left == "[]"

@@ -18,10 +18,11 @@ torch.set_num_threads(2)
 digests = []
 for number in range(int(sys.argv[1])):
     recipe = Recipe.load(
-        "quick", num_envs=4, rollout_steps=32, batch_size=64, total_timesteps=128, report_to="none",
+        "quick", words="eight", scoring="auto", value_input="hidden", value_head_depth=1,
+        num_envs=4, rollout_steps=32, batch_size=64, total_timesteps=128, report_to="none",
         num_eval_episodes=0, save_freq=10**6, output_dir=sys.argv[2], run_name=f"run_{number}",
     )
-    policy = VLMPolicy.from_pretrained("beginner")
+    policy = VLMPolicy.from_pretrained("starter")
     trainer = trainer_for(recipe, policy, pool=ColourPool(4, size=112))
     trainer.train()
     weights = b"".join(p.detach().numpy().tobytes() for p in policy.parameters())

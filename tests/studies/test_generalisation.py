@@ -70,6 +70,7 @@ def test_comparisons_pool_all_splits_in_which_success_was_asked_for():
         row(PPO, 1, "a", "0111"),
         row(PPO, 1, "b", "0000"),
         row(GRPO, 1, "a", "1111"),
+        row(IMITATION, 0, "a", "0001") | {"suite": "pick"},
     ]
     found = {(one["policy"], one["over"], one["train_seed"]): one for one in comparisons(rows)}
     assert set(found) == {(PPO, IMITATION, 0), (PPO, IMITATION, 1), (GRPO, IMITATION, 1)} | {
