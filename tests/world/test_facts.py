@@ -49,7 +49,7 @@ def test_a_fact_is_added_from_outside_and_told_by_worker_processes(hand):
 @pytest.mark.parametrize("task", ["Lift", "PickPlaceCan"])
 def test_a_robot_tells_where_its_hand_is(task: str):
     """From the arm's foot, which stands elsewhere in the two scenes; a word moves it by 3 cm."""
-    names = ("hand_forward", "hand_left", "hand_up", "hand_turn")
+    names = ("hand_forward", "hand_left", "hand_up", "hand_turn", "hand_gap")
     told = facts_named(names, all_facts())
     env = LanguageActionEnv(task=task, frame_size=28, words="turning", facts=told)
 
@@ -69,7 +69,18 @@ def test_a_robot_tells_where_its_hand_is(task: str):
         (["down", "turn left", "turn left", "turn left"], (0, 0, -3, 45)),
         (["turn right"], (0, 0, 0, -15)),
     ):
-        assert np.abs(hand(words) - begun - moved).max() <= 3
+        assert np.abs((hand(words) - begun)[:4] - moved).max() <= 3
+
+    def fingers() -> float:
+        """Millimetres that both have slid apart, by their joints."""
+        data = env.world.env.sim.data
+        left, right = (data.get_joint_qpos(f"gripper0_right_finger_joint{n}") for n in (1, 2))
+        return 1000 * float(left - right)
+
+    told_open, is_open = hand(["open gripper"] * 3)[4], fingers()
+    told_shut, is_shut = hand(["close gripper"] * 4)[4], fingers()
+    assert is_open - is_shut > 70  # of 80
+    assert abs((told_open - told_shut) - (is_open - is_shut)) <= 1
     env.close()
 
 

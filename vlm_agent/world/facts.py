@@ -47,6 +47,7 @@ HAND_FACTS = {
     "hand_left": "the same, to the left",
     "hand_up": "the same, upwards",
     "hand_turn": "degrees that words have turned the hand to the left",
+    "hand_gap": "millimetres from one finger's pad to the other's, middle to middle",
 }
 """What an arm's joints tell."""
 

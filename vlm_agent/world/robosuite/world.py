@@ -92,11 +92,14 @@ class RobotWorld(World):
 
     @property
     def hand_place(self) -> np.ndarray:
-        """What the arm's joints tell of the hand, whole numbers (4,): ahead, left, up, turn.
+        """What the arm's joints tell of the hand, whole numbers (5,): ahead, left, up, turn, gap.
 
-        Centimetres from the arm's foot along its axes, and degrees to the left.
+        Centimetres from the arm's foot along its axes, degrees to the left, and millimetres
+        between the fingers.
         """
-        return np.rint([*(100 * self.scene.hand_in_base()), -self.scene.turned()])
+        scene = self.scene
+        gap = np.linalg.norm(scene.hand.pad_to_pad())
+        return np.rint([*(100 * scene.hand_in_base()), -scene.turned(), 1000 * gap])
 
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
+
+FINGER_LEVER = 0.02
+"""Metres per radian of a finger that swings. It is more; but under load such fingers tremble."""
 
 
 class Hand:
@@ -40,16 +44,29 @@ class Hand:
         return sum(abs(float(data.get_joint_qpos(name))) for name in self._gripper.joints)
 
     def finger_speed(self) -> float:
-        """Speed of the gripper's fastest joint, in metres (or radians) per second."""
-        data = self._env.sim.data
-        return max(abs(float(data.get_joint_qvel(name))) for name in self._gripper.joints)
+        """Speed of the fastest finger, in metres per second."""
+        sim = self._env.sim
+        return max(
+            abs(float(sim.data.get_joint_qvel(name))) * self._lever(sim.model, name)
+            for name in self._gripper.joints
+        )
 
-    def finger_axis(self) -> np.ndarray:
-        """Unit vector (3,) from one open finger's pad to the other's, in the grip site's frame."""
+    @staticmethod
+    def _lever(model: Any, joint: str) -> float:
+        """Metres that a finger moves by per unit of its joint: fingers slide, or swing."""
+        swings = model.jnt_type[model.joint_name2id(joint)] == mujoco.mjtJoint.mjJNT_HINGE
+        return FINGER_LEVER if swings else 1.0
+
+    def pad_to_pad(self) -> np.ndarray:
+        """Vector (3,) from one finger's pad to the other's, in the grip site's frame, in metres."""
         sim, geoms = self._env.sim, self._gripper.important_geoms
         pads = [
             np.mean([sim.data.geom_xpos[sim.model.geom_name2id(name)] for name in geoms[pad]], 0)
             for pad in ("left_fingerpad", "right_fingerpad")
         ]
-        axis = self.matrix.T @ (pads[1] - pads[0])
+        return np.asarray(self.matrix.T @ (pads[1] - pads[0]))
+
+    def finger_axis(self) -> np.ndarray:
+        """Unit vector (3,) from one open finger's pad to the other's, in the grip site's frame."""
+        axis = self.pad_to_pad()
         return np.asarray(axis / np.linalg.norm(axis))
