@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -76,6 +77,7 @@ RESERVED = {
     "task": "the instruction",
     "robot": "the robot's name",
     "actions": "the words",
+    "last_actions": "the last words said",
 }
 """What else a prompt may tell, which no fact may be called."""
 
@@ -121,6 +123,11 @@ def episode_facts(
 
 
 ORDINALS = {2: "second", 3: "third"}
+
+
+def is_word_said(name: str) -> bool:
+    """Whether a fact of that name is the last word, or one before it."""
+    return re.fullmatch(r"last_action(_\d+)?", name) is not None
 
 
 def _word_before(number: int, env: Any) -> int:

@@ -17,13 +17,14 @@ import jinja2.sandbox
 
 from vlm_agent.common.errors import UserError, read_text, unknown_name
 from vlm_agent.world.actions import DEFAULT_WORDS, ActionVocabulary
-from vlm_agent.world.facts import INSTRUCTION, Fact, all_facts
+from vlm_agent.world.facts import INSTRUCTION, Fact, all_facts, is_word_said
 
 VARIABLES: dict[str, str] = {
     "image": "marks the place of the picture; exactly once",
     "task": "the task in a sentence",
     "robot": "the robot's name",
     "actions": "the words, joined by commas; also a list to loop over",
+    "last_actions": "the last words said, the newest first: as many as there are pictures in one",
 }
 """The variables of every template and what they stand for; the facts' names come besides."""
 
@@ -35,7 +36,7 @@ _SPECIAL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 
 
 class _WordList(list[str]):
-    """The action words: prints as a comma-separated line, loops as a list."""
+    """Action words: prints as a comma-separated line, loops as a list."""
 
     def __str__(self) -> str:
         return ", ".join(self)
@@ -74,8 +75,8 @@ class PromptTemplate:
         problems = self._problems()
         if problems:
             raise UserError("; ".join(problems))
-        told = _told(self.source)
-        asked = tuple(fact for fact in self.facts if not fact.on_request or fact.name in told)
+        told = self._told_facts()
+        asked = tuple(fact for fact in self.facts if not fact.on_request or fact in told)
         object.__setattr__(self, "facts", asked)
 
     def render(self, facts: Sequence[int]) -> tuple[str, str]:
@@ -114,18 +115,27 @@ class PromptTemplate:
 
         Facts that neither of them tells may differ.
         """
-        told = _told(self.source)
-        mine, others = (
-            {fact.name: fact for fact in template.facts if fact.name in told}
-            for template in (self, other)
-        )
-        if INSTRUCTION not in mine and self.task != other.task:
+        mine = self._told_facts()
+        if INSTRUCTION not in {fact.name for fact in mine} and self.task != other.task:
             return False
-        return mine == others and (self.source, self.robot, self.words) == (
+        return (mine, self.source, self.robot, self.words) == (
+            other._told_facts(),
             other.source,
             other.robot,
             other.words,
         )
+
+    def _told_facts(self) -> tuple[Fact, ...]:
+        """Those of the facts that the template prints or asks about, in the order of names."""
+        names = jinja2.meta.find_undeclared_variables(_environment().parse(self.source))
+        told = [
+            fact
+            for fact in self.facts
+            if fact.name in names
+            or (fact.name == INSTRUCTION and "task" in names)
+            or (is_word_said(fact.name) and "last_actions" in names)
+        ]
+        return tuple(sorted(told, key=lambda fact: fact.name))
 
     def _render(self, facts: Sequence[int]) -> str:
         told = {fact: int(value) for fact, value in zip(self.facts, facts, strict=True)}
@@ -134,6 +144,9 @@ class PromptTemplate:
             "task": self.task,
             "robot": self.robot,
             "actions": _WordList(self.words),
+            "last_actions": _WordList(
+                str(fact.show(value)) for fact, value in told.items() if is_word_said(fact.name)
+            ),
             **{fact.name: fact.show(value) for fact, value in told.items()},
         }
         if INSTRUCTION in values:
@@ -182,12 +195,6 @@ class PromptTemplate:
         except UserError as error:
             return [str(error)]
         return []
-
-
-def _told(source: str) -> set[str]:
-    """The names of the variables that a template prints or asks about."""
-    told = jinja2.meta.find_undeclared_variables(_environment().parse(source))
-    return told | {INSTRUCTION} if "task" in told else told
 
 
 def _image_places(node: jinja2.nodes.Node, plain: bool = True) -> list[bool]:
