@@ -4,7 +4,7 @@ from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.inputs.prompts import PromptTemplate, load_template_source
 from vlm_agent.world.actions import DEFAULT_WORDS
-from vlm_agent.world.facts import Fact
+from vlm_agent.world.facts import Fact, all_facts
 
 TASK = "Pick up the can."
 
@@ -27,6 +27,19 @@ def test_no_word_before_the_first():
 def test_actions_can_be_looped_over():
     template = PromptTemplate("{{ image }}{% for a in actions %}<{{ a }}>{% endfor %}", TASK)
     assert template.render((0, 8, 0, 1))[1] == "".join(f"<{w}>" for w in DEFAULT_WORDS)
+
+
+def test_the_last_words_are_as_many_as_history_says():
+    source = "{{ image }}{{ last_actions }}"
+    for history, told in ((1, "up"), (3, "up, none, left")):
+        facts = all_facts((), history=history)
+        template = PromptTemplate(source, TASK, facts=facts)
+        by_name = {"last_action": 4, "last_action_2": 8, "last_action_3": 2}
+        values = [by_name.get(fact.name, 1) for fact in facts]
+        assert template.render(values)[1] == told
+        assert template.tells_the_same(PromptTemplate(source, TASK, facts=facts))
+    longer = PromptTemplate(source, TASK, facts=all_facts((), history=2))
+    assert not longer.tells_the_same(template)
 
 
 @pytest.mark.parametrize("name", ["default", "minimal", "guided"])
