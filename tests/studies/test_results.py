@@ -75,10 +75,10 @@ def saying(path: Path) -> Stage:
     return Stage(path.name, (f"{path.name}_stage",), path, anew=("anew",), go_on=("go on",))
 
 
-def run(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
+def run(stages: Sequence[Stage], folder: Path, only: Sequence[str] = ()) -> dict[str, float]:
     """Run stages from the folder where their modules are."""
     with contextlib.chdir(folder):
-        return run_stages(stages, folder)
+        return run_stages(stages, folder, only)
 
 
 def test_stages_that_are_done_are_not_run_again(tmp_path: Path):
@@ -89,6 +89,21 @@ def test_stages_that_are_done_are_not_run_again(tmp_path: Path):
     assert stages[0].makes.read_text() == "made before"
     assert stages[1].makes.exists()
     assert set(json.loads((tmp_path / "hours.json").read_text())) == {"a", "b"}
+
+
+def test_stages_can_be_run_by_several_commands(tmp_path: Path):
+    first, second, third = (saying(tmp_path / name) for name in "abc")
+    stages = [first, dataclasses.replace(second, needs=("a",)), third]
+    with pytest.raises(UserError, match="b needs 'a', which has not been run"):
+        run(stages, tmp_path, only=["b"])
+    with pytest.raises(UserError, match="unknown stage 'd'"):
+        run(stages, tmp_path, only=["d"])
+    assert set(run(stages, tmp_path, only=["c"])) == {"c"}
+    assert not first.makes.exists()
+    assert set(run(stages, tmp_path, only=["a"])) == {"a", "c"}
+    assert set(run(stages, tmp_path, only=["b"])) == {"a", "b", "c"}
+    assert set(run(stages, tmp_path)) == {"a", "b", "c"}
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_what_was_made_otherwise_is_not_taken_for_a_stages_work(tmp_path: Path):

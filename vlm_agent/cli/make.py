@@ -221,6 +221,13 @@ def add_generalisation(commands: Any) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
     parser.add_argument("--json", type=Path, default=Path("recipes/results/generalisation.json"))
     parser.add_argument(
+        "--stages",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="run only these, as 'PPO: general_can_0'; other commands may run others meanwhile",
+    )
+    parser.add_argument(
         "--present", action="store_true", help="run nothing, write what has been measured so far"
     )
     parser.add_argument("--page", type=Path, default=Path("docs/generalisation.md"))
@@ -240,7 +247,7 @@ def _generalisation(arguments: argparse.Namespace, _: list[str]) -> int:
     if arguments.present:
         write_generalisation(Generalisation(arguments.output_dir), arguments.json)
     else:
-        run_generalisation(arguments.output_dir, arguments.json)
+        run_generalisation(arguments.output_dir, arguments.json, arguments.stages)
     write_page(json.loads(arguments.json.read_text()), arguments.page, arguments.chart)
     print(f"wrote {arguments.json}, {arguments.page} and {arguments.chart}")
     return 0

@@ -99,16 +99,17 @@ class Generalisation(Study):
         return self.folder / "suites" / f"{one.suite}_{label}_{one.seed}.json"
 
 
-def run_generalisation(folder: Path, output: Path) -> None:
+def run_generalisation(folder: Path, output: Path, only: Sequence[str] = ()) -> None:
     """Run what has not been run, stage by stage; write what came of it, however far it came.
 
     Args:
         folder: Where everything is made.
         output: The JSON file.
+        only: Names of the stages to run.
     """
     study = Generalisation(folder)
     try:
-        run_stages([*study.training(), *study.suites()], folder)
+        run_stages([*study.training(), *study.suites()], folder, only)
     finally:
         write_generalisation(study, output)
 

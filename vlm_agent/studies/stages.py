@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.strict_yaml import read_yaml
 from vlm_agent.runs.folders import PARTIAL
 
@@ -56,41 +56,56 @@ def resumable(stage: Stage, folder: Path, run: str) -> Stage:
     return replace(stage, anew=anew, go_on=("--resume_from", "latest") if is_saved else anew)
 
 
-def run_stages(stages: Sequence[Stage], folder: Path) -> dict[str, float]:
+def run_stages(stages: Sequence[Stage], folder: Path, only: Sequence[str] = ()) -> dict[str, float]:
     """Run what has not been done; what a stopped stage left is begun again or gone on with.
 
     Args:
         stages: In the order in which they need each other.
         folder: Where the hours that each took are kept, and what made what.
+        only: Names of the stages to run, in this process; others may run others meanwhile.
 
     Returns:
         Hours per stage.
 
     Raises:
-        UserError: A stage failed, or what is there is not what it would make.
+        UserError: A stage failed, what is there is not what it would make, there is none of a
+            name, or what one needs is not there.
     """
-    hours, records = read_hours(folder), _read(folder / RECORDS_FILE)
+    by_name = {stage.name: stage for stage in stages}
+    if unknown := [name for name in only if name not in by_name]:
+        raise UserError(unknown_name("stage", unknown[0], by_name))
     digests = stage_digests(stages, folder)
-    _check_current(stages, digests, records)
+    _check_current(stages, digests, _read(folder / RECORDS_FILE))
     for number, stage in enumerate(stages, 1):
+        if only and stage.name not in only:
+            continue
         if stage.makes.exists():
             print(f"[{number}/{len(stages)}] {stage.name}: is there", flush=True)
             continue
+        if missing := [name for name in stage.needs if not by_name[name].makes.exists()]:
+            raise UserError(f"{stage.name} needs {missing[0]!r}, which has not been run")
         print(f"[{number}/{len(stages)}] {stage.name}", flush=True)
-        begun = {"digest": digests[stage.name], "done": False}
-        further = stage.go_on if records.get(stage.name) == begun else stage.anew
-        records[stage.name] = begun
-        _write(folder / RECORDS_FILE, records)
-        began = time.perf_counter()
-        command = [sys.executable, "-m", *stage.command, *further]
-        ended = subprocess.run(command, check=False)
-        hours[stage.name] = hours.get(stage.name, 0.0) + (time.perf_counter() - began) / 3600
-        _write(folder / HOURS_FILE, hours)
-        if ended.returncode != 0 or not stage.makes.exists():
-            raise UserError(f"{stage.name} failed (exit code {ended.returncode})")
-        records[stage.name] = begun | {"done": True}
-        _write(folder / RECORDS_FILE, records)
-    return hours
+        _run(stage, digests[stage.name], folder)
+    return read_hours(folder)
+
+
+def _run(stage: Stage, digest: str, folder: Path) -> None:
+    """Begin one, or go on with it; keep how long it took.
+
+    Raises:
+        UserError: It failed.
+    """
+    begun = {"digest": digest, "done": False}
+    is_begun = _read(folder / RECORDS_FILE).get(stage.name) == begun
+    _note(folder / RECORDS_FILE, stage.name, begun)
+    began = time.perf_counter()
+    command = [sys.executable, "-m", *stage.command, *(stage.go_on if is_begun else stage.anew)]
+    ended = subprocess.run(command, check=False)
+    hours = read_hours(folder).get(stage.name, 0.0) + (time.perf_counter() - began) / 3600
+    _note(folder / HOURS_FILE, stage.name, hours)
+    if ended.returncode != 0 or not stage.makes.exists():
+        raise UserError(f"{stage.name} failed (exit code {ended.returncode})")
+    _note(folder / RECORDS_FILE, stage.name, begun | {"done": True})
 
 
 def read_hours(folder: Path) -> dict[str, float]:
@@ -102,9 +117,12 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
+def _note(path: Path, name: str, value: Any) -> None:
+    """Keep one value; those that other processes have written meanwhile stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + "\n")
+    mine = path.with_suffix(f".{os.getpid()}{PARTIAL}")
+    mine.write_text(json.dumps(_read(path) | {name: value}, indent=1) + "\n")
+    mine.replace(path)
 
 
 def stage_digests(stages: Sequence[Stage], folder: Path) -> dict[str, str]:
