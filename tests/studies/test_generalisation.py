@@ -117,7 +117,10 @@ def test_the_page_has_the_mean_of_each_policy_and_leaves_the_rest_alone(tmp_path
         row(PPO, 1, "c", "0000", is_mistake=True),
     ]
     rows[-2] |= {"success_rate": 0.25}
-    write_page({"rows": rows, "comparisons": list(comparisons(rows))}, page, chart)
+    rows.append(row("history 2", 0, "a", "1110") | {"suite": "memory"})
+    hours = {"demonstrations: memory_2": 0.5, "warm start: memory_2": 1.25, "suite: can": 3.0}
+    results = {"rows": rows, "comparisons": list(comparisons(rows)), "hours": hours}
+    write_page(results, page, chart)
     lines = page.read_text().splitlines()
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
     assert "| split | imitation | PPO, 2 seeds |" in lines
@@ -125,7 +128,16 @@ def test_the_page_has_the_mean_of_each_policy_and_leaves_the_rest_alone(tmp_path
     assert "| c (lower is better) | 100.0 | 0.0 |" in lines
     assert "| **mean** | 37.5 | 62.5 (50.0–75.0) |" in lines
     assert "| PPO | imitation | 0 | 2 | +37.5 | 3 / 0 | 0.2 |" in lines
+    assert lines[lines.index("### `memory`") + 2 :][:3] == [
+        "| split | history 2 |",
+        "|---|---|",
+        "| a | 75.0 |",
+    ]
+    assert [line for line in lines if "memory_2" in line or "suite: can" in line] == [
+        "| demonstrations: memory_2 | 0.50 |",
+        "| warm start: memory_2 | 1.25 |",
+    ]
     assert chart.stat().st_size > 5000
     page.write_text("no marks")
     with pytest.raises(UserError, match="expected the lines"):
-        write_page({"rows": rows, "comparisons": []}, page, chart)
+        write_page(results, page, chart)

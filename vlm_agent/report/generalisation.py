@@ -15,6 +15,9 @@ BEGIN = "<!-- made by make generalisation -->"
 DRAWN = "can"
 """The suite of the chart."""
 
+MEMORY = "memory"
+"""The rows, and part of the stages' names, of policies that see the last pictures."""
+
 END = "<!-- end of what make generalisation made -->"
 
 
@@ -75,6 +78,13 @@ def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def hours_lines(hours: Mapping[str, float]) -> str:
+    """What a memory costs: the hours of each of its stages, as Markdown."""
+    lines = ["| stage | hours |", "|---|---|"]
+    lines += [f"| {name} | {spent:.2f} |" for name, spent in hours.items() if MEMORY in name]
+    return "\n".join(lines)
+
+
 def write_page(results: Mapping[str, Any], page: Path, chart: Path) -> None:
     """Put the tables between the marks; draw one suite, as each policy's first seed played it."""
     rows, told = results["rows"], []
@@ -84,6 +94,8 @@ def write_page(results: Mapping[str, Any], page: Path, chart: Path) -> None:
         compared = [one for one in results["comparisons"] if one["suite"] == suite]
         if compared:
             told.append(comparison_lines(compared))
+        if suite == MEMORY:
+            told.append(hours_lines(results["hours"]))
     replace_between(page, BEGIN, END, "\n\n".join(told))
     drawn: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

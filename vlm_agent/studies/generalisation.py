@@ -25,6 +25,15 @@ FLOWS: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 """What is played, the recipe of the warm start, and those of what goes on from it, per seed."""
 
+MEMORY = (1, 2, 4)
+"""How many of the last pictures and words are compared."""
+
+LESS = (
+    *("--num_demo_episodes", "400", "--sft_epochs", "3"),
+    *("--dagger_rounds", "1", "--dagger_words", "8192", "--dagger_replay", "0.3"),
+)
+"""How these policies learn: all of them the same, and less than ``general_pick_start``."""
+
 KEPT = (
     *("suite", "split", "group", "is_mistake", "seen", "mode", "episodes", "successes"),
     *("success_rate", "ci95_low", "ci95_high", "mean_length", "solved"),
@@ -42,6 +51,8 @@ class Candidate:
         seed: Of its training.
         maker: The stage that makes it; ``None`` for one that ships.
         suite: What it plays.
+        splits: Those of its splits; all by default.
+        table: Where its rows stand, if not with the others of its suite.
     """
 
     label: str
@@ -49,11 +60,14 @@ class Candidate:
     seed: int
     maker: str | None
     suite: str
+    splits: tuple[str, ...] = ()
+    table: str = ""
 
     @property
     def about(self) -> dict[str, Any]:
         """What its rows have in common."""
-        return {"policy": self.label, "train_seed": self.seed, "suite": self.suite}
+        suite = self.table or self.suite
+        return {"policy": self.label, "train_seed": self.seed, "suite": suite}
 
 
 class Generalisation(Study):
@@ -69,6 +83,10 @@ class Generalisation(Study):
                     yield self._ppo(recipe, seed, start=start)
         yield self._demos("general_can_more")
         yield self._sft("general_can_more", "general_can_more", start="general_can_start")
+        for pictures in MEMORY:
+            name, change = f"memory_{pictures}", (*LESS, "--history", str(pictures))
+            yield self._demos("general_pick_start", name, change)
+            yield self._sft("general_pick_start", name, name=name, change=change)
 
     def candidates(self) -> Iterator[Candidate]:
         """Who plays, in the order of the rows."""
@@ -81,6 +99,16 @@ class Generalisation(Study):
                 for seed in SEEDS:
                     name = f"{recipe}_{seed}"
                     yield Candidate(label, self._best(name), seed, f"PPO: {name}", suite)
+        for pictures in MEMORY:
+            yield Candidate(
+                f"history {pictures}",
+                self._final(f"memory_{pictures}"),
+                0,
+                f"warm start: memory_{pictures}",
+                "pick",
+                ("in distribution", "other sentences"),
+                "memory",
+            )
 
     def suites(self) -> Iterator[Stage]:
         """One stage per candidate; a stopped one goes on, split by split."""
@@ -90,13 +118,15 @@ class Generalisation(Study):
             command = ["vlm_agent.cli", "suite", "--policy", one.policy]
             command += ["--config", f"recipes/suites/{one.suite}.yaml"]
             command += ["--json", str(path), "--chart", str(chart)]
+            if one.splits:
+                command += ["--splits", *one.splits]
             needs = (one.maker,) if one.maker else ()
             yield Stage(f"suite: {path.stem}", tuple(command), chart, needs)
 
     def rows_file(self, one: Candidate) -> Path:
         """Where a candidate's suite writes its rows."""
         label = one.label.replace(",", "").replace(" ", "_")
-        return self.folder / "suites" / f"{one.suite}_{label}_{one.seed}.json"
+        return self.folder / "suites" / f"{one.about['suite']}_{label}_{one.seed}.json"
 
 
 def run_generalisation(folder: Path, output: Path, only: Sequence[str] = ()) -> None:

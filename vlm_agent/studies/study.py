@@ -8,7 +8,7 @@ recipe made, or was made from what another one made, has to be deleted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vlm_agent.studies.stages import Stage, resumable
@@ -152,29 +152,42 @@ class Study:
     def _best(self, name: str) -> str:
         return str(self.folder / "checkpoints" / f"{name}_best")
 
-    def _demos(self, recipe: str) -> Stage:
-        folder = self._demonstrations(recipe)
-        command = (
-            "vlm_agent.cli",
-            "demos",
-            *self._config(recipe),
-            "--demonstrations",
-            str(folder),
+    def _demos(self, recipe: str, name: str | None = None, change: Sequence[str] = ()) -> Stage:
+        """Demonstrations of a recipe's name, or of another one's with a changed recipe."""
+        name = name or recipe
+        folder = self._demonstrations(name)
+        command = ["vlm_agent.cli", "demos", *self._config(recipe)]
+        command += ["--demonstrations", str(folder), *change]
+        makes = folder / "README.md"
+        return Stage(
+            f"demonstrations: {name}",
+            tuple(command),
+            makes,
+            settings=DEMO_SETTINGS,
+            folder=folder,
         )
-        name, makes = f"demonstrations: {recipe}", folder / "README.md"
-        return Stage(name, command, makes, settings=DEMO_SETTINGS, folder=folder)
 
-    def _sft(self, recipe: str, shown: str, start: str | None = None) -> Stage:
+    def _sft(
+        self,
+        recipe: str,
+        shown: str,
+        start: str | None = None,
+        name: str | None = None,
+        change: Sequence[str] = (),
+    ) -> Stage:
         """A warm start from the demonstrations named ``shown`` and the policy named ``start``."""
         command = ["vlm_agent.sft", *self._config(recipe)]
         command += ["--demonstrations", str(self._demonstrations(shown))]
+        if name is not None:
+            command += ["--run_name", name]
         needs = [f"demonstrations: {shown}"]
         if start is not None:
             command += ["--init_from", self._final(start)]
             needs.append(f"warm start: {start}")
-        final = Path(self._final(recipe))
-        stage = Stage(f"warm start: {recipe}", tuple(command), final, tuple(needs))
-        return resumable(stage, self.folder, recipe)
+        name = name or recipe
+        makes = Path(self._final(name))
+        stage = Stage(f"warm start: {name}", (*command, *change), makes, tuple(needs))
+        return resumable(stage, self.folder, name)
 
     def _ppo(
         self, recipe: str, seed: int = 0, start: str | None = None, shown: str | None = None
