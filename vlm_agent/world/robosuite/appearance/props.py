@@ -16,10 +16,10 @@ from vlm_agent.world.robosuite.names import import_mujoco
 Edit = Callable[[Any], Any]
 """From robosuite's environment to one with something more in it."""
 
-SHAPES = ("box", "cylinder", "ellipsoid")
-"""What distractors are, in turn."""
+SHAPES = ("box", "ellipsoid")
+"""What distractors are, in turn. A cylinder seen from above is a can, and would be asked for too."""
 
-SMALLEST, LARGEST = 0.01, 0.028
+SMALLEST, LARGEST = 0.01, 0.02
 """Half sizes of a distractor, in metres."""
 
 MARGIN = 0.015
@@ -253,14 +253,11 @@ class Distractors:
             if place is None:
                 continue
             taken.append((place[:2], radius))
-            if model.geom_type[geom] == self._mujoco.mjtGeom.mjGEOM_CYLINDER:
-                half = np.array([half[0], half[2], 0])  # radius, half height
-            box = np.array([half[0], half[0], half[1]]) if half[2] == 0 else half
             model.geom_size[geom] = half
-            model.geom_aabb[geom] = [0, 0, 0, *box]
-            model.geom_rbound[geom] = np.linalg.norm(box)
+            model.geom_aabb[geom] = [0, 0, 0, *half]
+            model.geom_rbound[geom] = np.linalg.norm(half)
             model.geom_pos[geom] = place
-            model.geom_pos[geom, 2] += box[2]
+            model.geom_pos[geom, 2] += half[2]
             model.geom_quat[geom] = [np.cos(turn / 2), 0, 0, np.sin(turn / 2)]
             model.geom_rgba[geom] = [*colour, 1]
         self._mujoco.mj_kinematics(model, data)
