@@ -37,7 +37,7 @@ class ColourPool:
         self.requests = 0
         self.size = size
         self.world = declare(self.config)
-        self.facts = self.world.fact_names
+        self.facts = tuple(fact.name for fact in self.world.usual_facts)
         self.replays = True
         self.state_size = None
         self.horizon = horizon

@@ -15,6 +15,7 @@ from vlm_agent.policy.backbone.families import FAMILIES, Family
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act, evaluate_actions
+from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.world.observations import Observations
 
@@ -53,6 +54,24 @@ def test_scores_are_those_of_the_library_one_by_one(make, make_observations, wor
     frames = observations.frames[[1, 0, 3, 2]]
     swapped = policy(**policy.encode(Observations(frames, observations.facts))).logits
     assert (swapped - fast).abs().max() > 1e-3  # the pictures matter
+
+
+def test_prompts_are_put_together_as_the_library_makes_them(
+    folder, template, make_observations, monkeypatch
+):
+    """The library is asked once for each number of tokens around the picture."""
+    row, asked = ObservationEncoder.row, []
+    monkeypatch.setattr(
+        ObservationEncoder, "row", lambda self, *what: asked.append(what) or row(self, *what)
+    )
+    template = dataclasses.replace(template, source="{{ image }}\n{{ step }}, {{ last_action }}")
+    policy = build_policy(ModelConfig(model_name_or_path=str(folder)), template, 0)
+    observations = make_observations(40, SIZE)
+    inputs = policy.encode(observations)
+    assert len(asked) < 20
+    for n, facts in enumerate(observations.facts.tolist()):
+        expected = row(policy.encoder, template.render(facts), (SIZE, SIZE, 3))["input_ids"][0]
+        assert torch.equal(inputs["input_ids"][n, -len(expected) :], expected)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from vlm_agent.report.results import (
 )
 from vlm_agent.studies import quick
 from vlm_agent.studies.results import write_results
-from vlm_agent.studies.stages import Stage, run_stages
+from vlm_agent.studies.stages import Stage, _note, run_stages
 from vlm_agent.studies.study import TEST_EPISODES, Row, Study
 from vlm_agent.world.episode import Episode
 
@@ -187,16 +188,36 @@ def test_the_stages_need_each_other_as_their_commands_say(tmp_path: Path):
 
 
 def test_ppo_goes_on_at_a_checkpoint_if_there_is_one(tmp_path: Path):
-    def go_on() -> tuple[str, ...]:
-        (stage,) = [s for s in Study(tmp_path).training() if s.name == "PPO: best_0"]
-        assert stage.anew == ("--overwrite", "true")
-        return stage.go_on
-
-    assert go_on() == ("--overwrite", "true")
+    (stage,) = [s for s in Study(tmp_path).training() if s.name == "PPO: best_0"]
+    anew, go_on = ("--overwrite", "true"), ("--resume_from", "latest")
+    assert stage.further(tmp_path, is_begun=True) == anew
     (tmp_path / "checkpoints" / "best_0_step20480.partial").mkdir(parents=True)
-    assert go_on() == ("--overwrite", "true")
-    (tmp_path / "checkpoints" / "best_0_step20480").mkdir()
-    assert go_on() == ("--resume_from", "latest")
+    assert stage.further(tmp_path, is_begun=True) == anew
+    (tmp_path / "checkpoints" / "best_0_step20480").mkdir()  # by whatever command
+    assert stage.further(tmp_path, is_begun=True) == go_on
+    assert stage.further(tmp_path, is_begun=False) == anew
+
+
+def test_a_stage_is_run_by_one_command_at_a_time(tmp_path: Path):
+    stage = saying(tmp_path / "a")
+    (tmp_path / "a_stage.py").write_text(
+        "import pathlib\n"
+        "from vlm_agent.studies.stages import Stage, UserError, run_stages\n"
+        f"path, folder = pathlib.Path({str(stage.makes)!r}), pathlib.Path({str(tmp_path)!r})\n"
+        "stage = Stage('a', ('a_stage',), path, anew=('anew',), go_on=('go on',))\n"
+        "try: run_stages([stage], folder)\n"
+        "except UserError as error: path.write_text(str(error))"
+    )
+    run([stage], tmp_path)
+    assert stage.makes.read_text() == "a is being run by another command"
+    assert json.loads((tmp_path / "stages.json").read_text())["a"]["done"]
+
+
+def test_what_several_commands_note_at_once_is_kept(tmp_path: Path):
+    path = tmp_path / "hours.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: _note(path, str(n), n), range(64)))
+    assert json.loads(path.read_text()) == {str(n): n for n in range(64)}
 
 
 def test_a_stage_that_makes_nothing_has_failed(tmp_path: Path):

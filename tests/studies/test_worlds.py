@@ -45,23 +45,27 @@ def test_the_results_are_those_of_the_study(name: str):
     assert all(row["split"] == "test" for row in written["rows"])
 
 
-def test_a_recipe_that_is_made_again_leaves_the_others_rows(tmp_path: Path):
+@pytest.mark.parametrize("file", WORLDS)
+def test_a_recipe_that_is_made_again_leaves_the_others_rows(file: str, tmp_path: Path):
+    """Also one that begins from another one's policy, which is made already."""
     folder, results = tmp_path / "out", tmp_path / "results"
-    kept, made = WORLDS["minigrid"]
+    *others, made = WORLDS[file]
+    kept = others[-1]
     result = {"policy": "x", "task": "t", "split": "test", "ablate": "none", "greedy": True}
     result |= {"num_eval_episodes": 4, "success_rate": 0.5, "ci95_low": 0.2, "ci95_high": 0.8}
     stages = list(world_stages(made, folder))
     for stage in stages:
         stage.makes.parent.mkdir(parents=True, exist_ok=True)
         stage.makes.write_text(json.dumps(result | {"mean_length": 3.0, "episodes": []}))
-    digests = stage_digests(stages, folder)
+    earlier = [stage for world in others for stage in world_stages(world, folder)]
+    digests = stage_digests([*earlier, *stages], folder)
     records = {name: {"digest": digest, "done": True} for name, digest in digests.items()}
     (folder / "stages.json").write_text(json.dumps(records))
     (folder / "hours.json").write_text(json.dumps({stage.name: 0.5 for stage in stages}))
     old = [{"recipe": world.recipe, "success_rate": 0.1} for world in (kept, made)]
     hours = {f"training: {kept.recipe}": 2.0, "training: nobody's": 9.0}
     results.mkdir()
-    (results / "minigrid.json").write_text(json.dumps({"rows": old, "hours": hours}))
+    (results / f"{file}.json").write_text(json.dumps({"rows": old, "hours": hours}))
     (path,) = run_worlds(folder, results, [made.recipe])
     written = json.loads(path.read_text())
     assert written["rows"][0] == old[0]

@@ -84,6 +84,19 @@ def test_a_robot_tells_where_its_hand_is(task: str):
     env.close()
 
 
+@pytest.mark.parametrize(("task", "robot"), [("Lift", "XArm7"), ("Wipe", "Panda")])
+def test_a_hand_of_which_no_pads_are_known_tells_its_place_and_a_gap(task: str, robot: str):
+    told = facts_named(("hand_forward", "hand_gap"), all_facts())
+    env = LanguageActionEnv(task=task, robot=robot, frame_size=28, facts=told)
+    observation, _ = env.reset(seed=0)
+    assert observation["hand_forward"] > 20
+    gaps = [observation["hand_gap"]]
+    for _ in range(4):
+        gaps.append(env.step(env.vocabulary.index("close gripper"))[0]["hand_gap"])
+    assert (len(set(gaps)) > 1) == (task == "Lift")  # a sponge has no fingers
+    env.close()
+
+
 def test_an_environment_tells_what_it_is_asked_for(hand):
     told = facts_named(["hand", "step"], all_facts())
     env = LanguageActionEnv(task="Lift", frame_size=28, facts=told)

@@ -47,7 +47,7 @@ class Agent:
         trained_in: The scene it was trained in; the usual one for who was not trained.
         gamma: Discount of its rewards.
         words: What the actions are called; ``None``: as the world calls them.
-        facts: Names of the facts it reads; ``None`` for all.
+        facts: Names of the facts it reads; ``None`` for all but those told on request.
         speak: Chooses words; ``None`` for the expert, who has to be where the simulator is.
         ablate: What it is not told, see :func:`load_agent`.
     """

@@ -23,8 +23,8 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Title and metrics of each panel."""
 
 
-MOST_LINES = 10
-"""Of a number that has many by name, as many are drawn: there are no more colours."""
+MOST_WORDS = 10
+"""As many are drawn: there are no more colours."""
 
 OTHER_RATES = {"success_rate", "learning_rate", "farthest_success_rate"}
 """Metrics that are called a rate, and are not of a stage."""
@@ -71,13 +71,15 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
 
 
 def _plot_metric(axes: Axes, updates: Sequence[dict[str, Any]], key: str) -> None:
-    """Draw a number's curve, or one for each of the largest numbers that it has by name."""
+    """Draw a number's curve, or one for each of the numbers that it has by name."""
     points = [(u["timesteps"], u[key]) for u in updates if u.get(key) is not None]
     if points and isinstance(points[0][1], dict):
-        names = dict.fromkeys(name for _, values in points for name in values)
-        total = {name: sum(values.get(name, 0.0) for _, values in points) for name in names}
-        largest = sorted(names, key=lambda name: -total[name])[:MOST_LINES]
-        for name in (name for name in names if name in largest):
+        names = list(dict.fromkeys(name for _, values in points for name in values))
+        if key == "words":
+            total = {name: sum(values.get(name, 0.0) for _, values in points) for name in names}
+            most = sorted(names, key=lambda name: -total[name])[:MOST_WORDS]
+            names = [name for name in names if name in most]
+        for name in names:
             known = [(time, values[name]) for time, values in points if name in values]
             axes.plot(*zip(*known, strict=True), marker=".", label=name)
     elif points:

@@ -28,9 +28,10 @@ FLOWS: tuple[tuple[str, str, dict[str, str]], ...] = (
 MEMORY = (1, 2, 4)
 """How many of the last pictures and words are compared."""
 
+FEWER = ("--num_demo_episodes", "400")
 LESS = (
-    *("--num_demo_episodes", "400", "--sft_epochs", "3"),
-    *("--dagger_rounds", "1", "--dagger_words", "8192", "--dagger_replay", "0.3"),
+    *("--sft_epochs", "3", "--dagger_rounds", "1", "--dagger_words", "8192"),
+    *("--dagger_replay", "0.3"),
 )
 """How these policies learn: all of them the same, and less than ``general_pick_start``."""
 
@@ -84,9 +85,9 @@ class Generalisation(Study):
         yield self._demos("general_can_more")
         yield self._sft("general_can_more", "general_can_more", start="general_can_start")
         for pictures in MEMORY:
-            name, change = f"memory_{pictures}", (*LESS, "--history", str(pictures))
-            yield self._demos("general_pick_start", name, change)
-            yield self._sft("general_pick_start", name, name=name, change=change)
+            name, seen = f"memory_{pictures}", (*FEWER, "--history", str(pictures))
+            yield self._demos("general_pick_start", name, seen)
+            yield self._sft("general_pick_start", name, name=name, change=(*seen, *LESS))
 
     def candidates(self) -> Iterator[Candidate]:
         """Who plays, in the order of the rows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ class Stage:
         folder: What to delete to have it made again, if that is not ``makes``.
         anew: Further arguments where it is begun.
         go_on: Further arguments where it was stopped on its way.
+        saved: Paths in the study's folder, as a pattern, without any of which it begins anew.
     """
 
     name: str
@@ -46,14 +49,23 @@ class Stage:
     folder: Path | None = None
     anew: tuple[str, ...] = ()
     go_on: tuple[str, ...] = ()
+    saved: str = ""
+
+    def further(self, folder: Path, is_begun: bool) -> tuple[str, ...]:
+        """What is added to its command now."""
+        found = folder.glob(self.saved) if self.saved else ()
+        is_saved = not self.saved or any(path.suffix != PARTIAL for path in found)
+        return self.go_on if is_begun and is_saved else self.anew
 
 
-def resumable(stage: Stage, folder: Path, run: str) -> Stage:
+def resumable(stage: Stage, run: str) -> Stage:
     """A training stage that goes on from the run's last checkpoint, where it was stopped."""
-    steps = (folder / "checkpoints").glob(f"{run}_step*")
-    is_saved = any(path.suffix != PARTIAL for path in steps)
-    anew = ("--overwrite", "true")
-    return replace(stage, anew=anew, go_on=("--resume_from", "latest") if is_saved else anew)
+    return replace(
+        stage,
+        anew=("--overwrite", "true"),
+        go_on=("--resume_from", "latest"),
+        saved=f"checkpoints/{run}_step*",
+    )
 
 
 def run_stages(stages: Sequence[Stage], folder: Path, only: Sequence[str] = ()) -> dict[str, float]:
@@ -62,14 +74,14 @@ def run_stages(stages: Sequence[Stage], folder: Path, only: Sequence[str] = ()) 
     Args:
         stages: In the order in which they need each other.
         folder: Where the hours that each took are kept, and what made what.
-        only: Names of the stages to run, in this process; others may run others meanwhile.
+        only: Names of the stages to run; other commands may run others meanwhile.
 
     Returns:
         Hours per stage.
 
     Raises:
         UserError: A stage failed, what is there is not what it would make, there is none of a
-            name, or what one needs is not there.
+            name, what one needs is not there, or another command is running one.
     """
     by_name = {stage.name: stage for stage in stages}
     if unknown := [name for name in only if name not in by_name]:
@@ -85,7 +97,9 @@ def run_stages(stages: Sequence[Stage], folder: Path, only: Sequence[str] = ()) 
         if missing := [name for name in stage.needs if not by_name[name].makes.exists()]:
             raise UserError(f"{stage.name} needs {missing[0]!r}, which has not been run")
         print(f"[{number}/{len(stages)}] {stage.name}", flush=True)
-        _run(stage, digests[stage.name], folder)
+        taken = f"{stage.name} is being run by another command"
+        with _locked(folder / "locks" / digests[stage.name][:16], taken):
+            _run(stage, digests[stage.name], folder)
     return read_hours(folder)
 
 
@@ -99,7 +113,7 @@ def _run(stage: Stage, digest: str, folder: Path) -> None:
     is_begun = _read(folder / RECORDS_FILE).get(stage.name) == begun
     _note(folder / RECORDS_FILE, stage.name, begun)
     began = time.perf_counter()
-    command = [sys.executable, "-m", *stage.command, *(stage.go_on if is_begun else stage.anew)]
+    command = [sys.executable, "-m", *stage.command, *stage.further(folder, is_begun)]
     ended = subprocess.run(command, check=False)
     hours = read_hours(folder).get(stage.name, 0.0) + (time.perf_counter() - began) / 3600
     _note(folder / HOURS_FILE, stage.name, hours)
@@ -119,10 +133,30 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _note(path: Path, name: str, value: Any) -> None:
     """Keep one value; those that other processes have written meanwhile stay."""
+    with _locked(path.parent / "locks" / path.name):
+        mine = path.with_suffix(PARTIAL)
+        mine.write_text(json.dumps(_read(path) | {name: value}, indent=1) + "\n")
+        mine.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, otherwise: str | None = None) -> Iterator[None]:
+    """Hold a lock that other processes see, and that ends with this one.
+
+    Args:
+        path: The lock's file.
+        otherwise: What to say where it is held; without it, wait.
+
+    Raises:
+        UserError: It is held.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = path.with_suffix(f".{os.getpid()}{PARTIAL}")
-    mine.write_text(json.dumps(_read(path) | {name: value}, indent=1) + "\n")
-    mine.replace(path)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
+        except BlockingIOError:
+            raise UserError(str(otherwise)) from None
+        yield
 
 
 def stage_digests(stages: Sequence[Stage], folder: Path) -> dict[str, str]:

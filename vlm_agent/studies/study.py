@@ -187,7 +187,7 @@ class Study:
         name = name or recipe
         makes = Path(self._final(name))
         stage = Stage(f"warm start: {name}", (*command, *change), makes, tuple(needs))
-        return resumable(stage, self.folder, name)
+        return resumable(stage, name)
 
     def _ppo(
         self, recipe: str, seed: int = 0, start: str | None = None, shown: str | None = None
@@ -204,7 +204,7 @@ class Study:
             needs.append(f"demonstrations: {shown}")
         summary = self.folder / "runs" / name / "summary.json"
         stage = Stage(f"PPO: {name}", tuple(command), summary, tuple(needs))
-        return resumable(stage, self.folder, name)
+        return resumable(stage, name)
 
     def _config(self, recipe: str) -> tuple[str, ...]:
         return ("--config", f"recipes/{recipe}.yaml", "--output_dir", str(self.folder))

@@ -86,22 +86,22 @@ def run_worlds(folder: Path, results: Path, names: Sequence[str]) -> Iterator[Pa
         chosen = [world for world in worlds if {file, world.recipe} & set(names)]
         if not chosen:
             continue
-        stages = [stage for world in chosen for stage in world_stages(world, folder)]
-        run_stages(stages, folder)
+        stages = [stage for world in worlds for stage in world_stages(world, folder)]
+        mine = [stage.name for world in chosen for stage in world_stages(world, folder)]
+        run_stages(stages, folder, mine)
         path = results / f"{file}.json"
         earlier = json.loads(path.read_text()) if path.is_file() else {}
         spent, hours = read_hours(folder), earlier.get("hours", {})
-        hours |= {stage.name: round(spent[stage.name], 3) for stage in stages}
+        hours |= {name: round(spent[name], 3) for name in mine}
         rows: list[dict[str, Any]] = []
         for world in worlds:
             if world in chosen:
                 rows += [_row(world, one, folder) for one in world.measured]
             else:
                 rows += [row for row in earlier.get("rows", []) if row["recipe"] == world.recipe]
-        names_of = [stage.name for world in worlds for stage in world_stages(world, folder)]
         written = {
             "hardware": hardware(),
-            "hours": {name: hours[name] for name in names_of if name in hours},
+            "hours": {one.name: hours[one.name] for one in stages if one.name in hours},
             "rows": rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def world_stages(world: World, folder: Path) -> Iterator[Stage]:
     config = ["--config", f"recipes/{recipe}.yaml", "--output_dir", str(folder)]
     if world.is_ppo:
         summary = folder / "runs" / recipe / "summary.json"
-        yield resumable(Stage(trained, ("vlm_agent.train", *config), summary), folder, recipe)
+        yield resumable(Stage(trained, ("vlm_agent.train", *config), summary), recipe)
     else:
         shown = folder / "demonstrations" / recipe
         config += ["--demonstrations", str(shown)]
@@ -128,7 +128,7 @@ def world_stages(world: World, folder: Path) -> Iterator[Stage]:
             config += ["--init_from", str(policy.with_name(f"{world.start}_final"))]
             needs.append(f"training: {world.start}")
         learning = Stage(trained, ("vlm_agent.sft", *config), policy, tuple(needs))
-        yield resumable(learning, folder, recipe)
+        yield resumable(learning, recipe)
     for one in world.measured:
         path = _path(world, one, folder)
         is_own = one.policy == recipe

@@ -63,11 +63,6 @@ class WorldSpec:
         return tuple(fact for fact in self.facts if not fact.on_request)
 
     @property
-    def fact_names(self) -> tuple[str, ...]:
-        """The names of :attr:`usual_facts`."""
-        return tuple(fact.name for fact in self.usual_facts)
-
-    @property
     def has_expert(self) -> bool:
         """Whether somebody can say the next useful word."""
         return self.no_expert is None
@@ -165,7 +160,7 @@ class World(ABC):
 
     def privileged_state(self) -> np.ndarray:
         """What a critic may know, float32 (S,), as ``spec.privileged_names`` say."""
-        raise UserError("value_input: this world tells no privileged state")
+        raise UserError("value_input, state_coef: this world tells no privileged state")
 
     def expert(self) -> Expert:
         """Who knows the way from any state of this world; where ``spec.has_expert``."""

@@ -46,7 +46,7 @@ class LanguageActionEnv(gym.Env[Observation, np.int64]):
             ``gymnasium.make("vlm_agent/Lift-v0", horizon=60)``.
         gamma: Discount of the progress reward; the learner's own.
         render_mode: ``None`` or ``rgb_array`` (``render`` returns what is seen).
-        facts: What observations tell; by default all that the world can.
+        facts: What observations tell; by default all but those told on request.
 
     Attributes:
         world: What the words move.

@@ -43,14 +43,13 @@ class Fact:
 INSTRUCTION = "instruction"
 """The name of the fact that says which sentence an episode's task is told with."""
 
-HAND_FACTS = {
-    "hand_forward": "centimetres from the arm's foot to the hand, ahead",
-    "hand_left": "the same, to the left",
-    "hand_up": "the same, upwards",
-    "hand_turn": "degrees that words have turned the hand to the left",
-    "hand_gap": "millimetres from one finger's pad to the other's, middle to middle",
+HAND_PLACE = {
+    "hand_forward": ("centimetres from the arm's foot to the hand, ahead", 46),
+    "hand_left": ("the same, to the left", 0),
+    "hand_up": ("the same, upwards", 10),
+    "hand_turn": ("degrees that words have turned the hand to the left", 0),
 }
-"""What an arm's joints tell."""
+"""What an arm's joints tell of where the hand is, and about where a Panda's is at first."""
 
 
 def _hand(axis: int, env: Any) -> int:
@@ -66,8 +65,15 @@ ROBOT_FACTS: tuple[Fact, ...] = (
         values=("open", "closed"),
     ),
     *(
-        Fact(name, help, partial(_hand, axis), on_request=True)
-        for axis, (name, help) in enumerate(HAND_FACTS.items())
+        Fact(name, help, partial(_hand, axis), start, on_request=True)
+        for axis, (name, (help, start)) in enumerate(HAND_PLACE.items())
+    ),
+    Fact(
+        "hand_gap",
+        "millimetres from one finger's pad to the other's, middle to middle",
+        attrgetter("world.hand_gap"),
+        start=49,
+        on_request=True,
     ),
 )
 """What a robot's arm adds to the facts of every world."""

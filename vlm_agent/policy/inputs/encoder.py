@@ -173,8 +173,9 @@ class PromptRows:
         text = template.render(template.start_facts)
         written, whole = self.encoder.tokens(text), self._ask(text, shape)[0].tolist()
         # At least one token is kept: one that becomes several of its kind is shared from both ends.
-        first = min(_shared(written, whole), len(written) - 1)
-        last = min(_shared(written[::-1], whole[::-1]), len(written) - 1 - first)
+        ahead, behind = _shared(written, whole), _shared(written[::-1], whole[::-1])
+        first = max(0, min(ahead, len(written) - max(behind, 1)))
+        last = min(behind, len(written) - 1 - first)
         return written[first : len(written) - last], whole[first : len(whole) - last]
 
     def __call__(self, facts_BF: np.ndarray, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:

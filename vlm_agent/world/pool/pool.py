@@ -39,7 +39,7 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         timeout: Seconds without an answer after which a worker counts as hung.
         max_restarts: How often each worker is restarted before the pool gives up.
         make_env: Makes one from ``config``, ``gamma`` and ``facts``; the workers import it.
-        facts: Names of the facts that observations tell; all by default.
+        facts: Names of the facts that observations tell; by default all but those told on request.
         privileged_state: Whether observations have ``states``, for a critic that reads them;
             the world has to have ``privileged_names``.
 
@@ -77,7 +77,9 @@ class EnvPool(AbstractContextManager["EnvPool"]):
         self.tells_state = privileged_state
         self.state_size = len(self.world.privileged_names) if privileged_state else None
         if self.state_size == 0:
-            raise UserError("value_input: 'state', but this world tells no privileged state")
+            raise UserError(
+                "value_input: 'state', or state_coef: this world tells no privileged state"
+            )
         self.requests = 0
         self.num_workers = min(num_envs, num_workers or len(os.sched_getaffinity(0)))
         self._begun: deque[list[int]] = deque()  # the slots of each step that is under way

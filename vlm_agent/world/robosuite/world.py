@@ -92,14 +92,16 @@ class RobotWorld(World):
 
     @property
     def hand_place(self) -> np.ndarray:
-        """What the arm's joints tell of the hand, whole numbers (5,): ahead, left, up, turn, gap.
+        """What the arm's joints tell of the hand, whole numbers (4,): ahead, left, up, turn.
 
-        Centimetres from the arm's foot along its axes, degrees to the left, and millimetres
-        between the fingers.
+        Centimetres from the arm's foot along its axes, and degrees to the left.
         """
-        scene = self.scene
-        gap = np.linalg.norm(scene.hand.pad_to_pad())
-        return np.rint([*(100 * scene.hand_in_base()), -scene.turned(), 1000 * gap])
+        return np.rint([*(100 * self.scene.hand_in_base()), -self.scene.turned()])
+
+    @property
+    def hand_gap(self) -> int:
+        """Millimetres from one finger's pad to the other's, middle to middle."""
+        return round(1000 * self.scene.hand.pad_gap())
 
     def reset(self, seed: int) -> str | None:
         """Begin the episode of that seed."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
+
+from vlm_agent.world.robosuite.names import import_mujoco
 
 FINGER_LEVER = 0.02
 """Metres per radian of a finger that swings. It is more; but under load such fingers tremble."""
@@ -24,6 +25,12 @@ class Hand:
         self._env = env
         self._site = robot.eef_site_id[arm]
         self._gripper = robot.gripper[arm]
+        geoms, model = self._gripper.important_geoms, env.sim.model
+        pads = [geoms.get(name, []) for name in ("left_fingerpad", "right_fingerpad")]
+        known = set(model.geom_names)
+        # A sponge has none, and of XArm7's robosuite tells names that are not there.
+        is_known = all(pads) and known.issuperset([*pads[0], *pads[1]])
+        self._pad_geoms = [[model.geom_name2id(one) for one in pad] for pad in pads if is_known]
 
     @property
     def position(self) -> np.ndarray:
@@ -54,19 +61,30 @@ class Hand:
     @staticmethod
     def _lever(model: Any, joint: str) -> float:
         """Metres that a finger moves by per unit of its joint: fingers slide, or swing."""
-        swings = model.jnt_type[model.joint_name2id(joint)] == mujoco.mjtJoint.mjJNT_HINGE
-        return FINGER_LEVER if swings else 1.0
+        hinge = import_mujoco().mjtJoint.mjJNT_HINGE
+        return FINGER_LEVER if model.jnt_type[model.joint_name2id(joint)] == hinge else 1.0
 
-    def pad_to_pad(self) -> np.ndarray:
-        """Vector (3,) from one finger's pad to the other's, in the grip site's frame, in metres."""
-        sim, geoms = self._env.sim, self._gripper.important_geoms
-        pads = [
-            np.mean([sim.data.geom_xpos[sim.model.geom_name2id(name)] for name in geoms[pad]], 0)
-            for pad in ("left_fingerpad", "right_fingerpad")
-        ]
-        return np.asarray(self.matrix.T @ (pads[1] - pads[0]))
+    def pad_gap(self) -> float:
+        """Metres from one finger's pad to the other's, middle to middle.
+
+        Where robosuite knows no pads of a gripper, :meth:`finger_gap`.
+        """
+        pads = self._pads()
+        return self.finger_gap() if pads is None else float(np.linalg.norm(pads[1] - pads[0]))
 
     def finger_axis(self) -> np.ndarray:
-        """Unit vector (3,) from one open finger's pad to the other's, in the grip site's frame."""
-        axis = self.pad_to_pad()
+        """Unit vector (3,) from one open finger's pad to the other's, in the grip site's frame.
+
+        Where robosuite knows no pads of a gripper, the site's y axis, as of most grippers.
+        """
+        pads = self._pads()
+        if pads is None:
+            return np.array([0.0, 1.0, 0.0])
+        axis = self.matrix.T @ (pads[1] - pads[0])
         return np.asarray(axis / np.linalg.norm(axis))
+
+    def _pads(self) -> np.ndarray | None:
+        """World positions (2, 3) of the middles of both pads."""
+        places = self._env.sim.data.geom_xpos
+        pads = [places[geoms].mean(0) for geoms in self._pad_geoms]
+        return np.array(pads) if pads else None
