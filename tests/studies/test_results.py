@@ -201,10 +201,13 @@ def test_ppo_goes_on_at_a_checkpoint_if_there_is_one(tmp_path: Path):
 def test_a_stage_is_run_by_one_command_at_a_time(tmp_path: Path):
     stage = saying(tmp_path / "a")
     (tmp_path / "a_stage.py").write_text(
-        "import pathlib\n"
+        "import pathlib, sys\n"
         "from vlm_agent.studies.stages import Stage, UserError, run_stages\n"
         f"path, folder = pathlib.Path({str(stage.makes)!r}), pathlib.Path({str(tmp_path)!r})\n"
         "stage = Stage('a', ('a_stage',), path, anew=('anew',), go_on=('go on',))\n"
+        "inner = folder / 'inner'\n"
+        "if inner.exists(): sys.exit('was run twice')\n"
+        "inner.touch()\n"
         "try: run_stages([stage], folder)\n"
         "except UserError as error: path.write_text(str(error))"
     )

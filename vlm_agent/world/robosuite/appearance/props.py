@@ -17,7 +17,7 @@ Edit = Callable[[Any], Any]
 """From robosuite's environment to one with something more in it."""
 
 SHAPES = ("box", "ellipsoid")
-"""What distractors are, in turn. A cylinder seen from above is a can, and would be asked for too."""
+"""What distractors are, in turn. No cylinders: from above, they are cans as the one asked for."""
 
 SMALLEST, LARGEST = 0.01, 0.02
 """Half sizes of a distractor, in metres."""
