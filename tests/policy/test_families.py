@@ -64,7 +64,7 @@ def test_prompts_are_put_together_as_the_library_makes_them(
     monkeypatch.setattr(
         ObservationEncoder, "row", lambda self, *what: asked.append(what) or row(self, *what)
     )
-    template = dataclasses.replace(template, source="{{ image }}\n{{ step }}, {{ last_action }}")
+    template = dataclasses.replace(template, source="{{ image }}\n{{ step }}\n{{ last_action }}")
     policy = build_policy(ModelConfig(model_name_or_path=str(folder)), template, 0)
     observations = make_observations(40, SIZE)
     inputs = policy.encode(observations)
