@@ -222,7 +222,7 @@ def test_an_environment_that_cannot_be_built_is_an_error_at_once():
 
 def test_a_privileged_state_that_nobody_can_name_is_refused():
     config = EnvConfig(env="CartPole-v1", words={"left": 0, "right": 1})
-    with pytest.raises(UserError, match="value_input: 'state', but this world tells no"):
+    with pytest.raises(UserError, match="value_input: 'state', or state_coef: this world tells no"):
         EnvPool(config, 1, privileged_state=True)
 
 
