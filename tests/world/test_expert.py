@@ -57,6 +57,16 @@ def test_it_solves_the_tasks_that_words_can_solve(task, seeds):
     assert solved == [True] * 3
 
 
+def test_it_closes_fingers_that_swing_and_tremble_only_until_they_hold():
+    env = BlindEnv(EnvConfig(robot="UR5e", frame_size=28))
+    solved = []
+    for seed in (0, 4, 11):
+        env.reset(seed=seed)
+        solved.append(finishes(env, ScriptedExpert(env.world)))
+    env.close()
+    assert solved == [True] * 3
+
+
 def test_it_turns_the_hand_to_an_objects_narrow_side():
     env = BlindEnv(EnvConfig(task="PickPlaceCereal", frame_size=28, words="turning"))
     for seed in (0, 2, 5):  # too wide for fingers that cannot turn
