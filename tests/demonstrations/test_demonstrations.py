@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.worlds import known
 from vlm_agent import Recipe
 from vlm_agent.cli import main as cli
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import episode_seed
 from vlm_agent.demonstrations.dataset import collect_demonstrations
 from vlm_agent.demonstrations.demonstrate import demonstrate
-from vlm_agent.demonstrations.reading import read_demonstrations, read_episodes
+from vlm_agent.demonstrations.reading import Moments, read_demonstrations, read_episodes
 from vlm_agent.recipe.command_line import load_recipe
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.config import EnvConfig
@@ -159,3 +160,16 @@ def test_what_a_later_version_wrote_is_refused(of_format_1: Path, tmp_path: Path
     (of_format_1 / "demonstrations.json").write_text(json.dumps({"format_version": 3, **settings}))
     with pytest.raises(UserError, match="format version 3, and this vlm-agent reads up to 2"):
         read_demonstrations(recipe_for(tmp_path, *OLD, "--demonstrations", str(of_format_1)))
+
+
+def test_moments_of_several_sources_are_one_behind_the_other():
+    parts = [known(count) for count in (5, 3, 4)]
+    together, index = Moments(*parts), np.array([11, 0, 5, 7, 8, 4])
+    frames = np.concatenate([part.observations.frames for part in parts])
+    facts = np.concatenate([part.observations.facts for part in parts])
+    words = np.concatenate([part.actions for part in parts])
+    assert len(together) == 12
+    chosen = together[index]
+    assert np.array_equal(chosen.observations.frames, frames[index])
+    assert np.array_equal(chosen.observations.facts, facts[index])
+    assert np.array_equal(chosen.actions, words[index])

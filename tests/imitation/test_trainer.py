@@ -11,6 +11,7 @@ from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_fo
 from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import Callback, ImitationTrainer, Recipe
 from vlm_agent.common.errors import TrainingError, UserError
+from vlm_agent.demonstrations.reading import Moments
 from vlm_agent.imitation.run import FIXED, run_imitation
 from vlm_agent.imitation.update import pass_over, warmup_and_decay
 from vlm_agent.policy.decisions import act
@@ -69,7 +70,7 @@ def test_the_loss_is_the_cross_entropy_of_the_policys_scores(recipe_for):
     log_probs = trainer.policy(**trainer.policy.encode(batch.observations)).logits.log_softmax(-1)
     expected = -sum(log_probs[i, word] for i, word in enumerate(batch.actions)) / 4
     before = {k: v.clone() for k, v in trainer.policy.value_head.state_dict().items()}
-    trainer.fit(batch, epochs=1, peak=1e-3, stage="one step")
+    trainer.fit(Moments(batch), epochs=1, peak=1e-3, stage="one step")
     (row,) = metrics_of(trainer.recipe)
     assert row["loss"] == pytest.approx(expected.item(), abs=1e-6)
     after = trainer.policy.value_head.state_dict()
@@ -87,7 +88,7 @@ def test_micro_batches_change_nothing_but_the_memory(recipe_for, tmp_path, size)
                 p.grad.clone() for p in trainer.policy.actor_parameters()
             )
         )
-        trainer.fit(known(16), epochs=1, peak=1e-3, stage="one step")
+        trainer.fit(Moments(known(16)), epochs=1, peak=1e-3, stage="one step")
         gradients.append(taken)
     for mine, theirs in zip(*gradients, strict=True):
         assert (mine - theirs).abs().max() < 1e-6 * max(1.0, float(theirs.abs().max()))
@@ -337,7 +338,7 @@ def test_its_verbs_work_without_train_and_keep_what_was_saved(recipe_for):
     trainer = imitation_for(recipe_for(**SETTINGS))
     saved = trainer.save()
     labelled = trainer.collect("a look")
-    trainer.fit(labelled, 1, 1e-3, "a lesson")
+    trainer.fit(Moments(labelled), 1, 1e-3, "a lesson")
     trainer.warm_value_head()
     assert saved.is_dir()
     stages = [row["stage"] for row in metrics_of(trainer.recipe)]

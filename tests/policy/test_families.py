@@ -82,7 +82,7 @@ def test_a_larger_frame_is_still_one_tile(make, make_observations):
     inputs = policy.encode(observations)
     image_token = policy.encoder.processor.image_token_id
     tokens = (inputs["input_ids"] == image_token).sum(1).tolist()
-    features = policy(**inputs).image_features
+    features = policy(**inputs).kept.values
     assert tokens == [features.shape[2]] * 2
     if not policy.family.mrope:  # Qwen's tokens grow with the picture
         assert tokens[0] == {"llava": 16}.get(policy.inner_model.config.model_type, 4)
@@ -94,15 +94,15 @@ def test_features_give_the_scores_that_frames_give(make, make_observations):
     assert policy.vision_is_frozen
     observations = make_observations(3, SIZE)
     first = policy(**policy.encode(observations))
-    features = first.image_features
-    assert features.shape[0] == 3
-    again = policy(**policy.encode(observations, features))
+    rows = first.kept.rows()
+    assert len(rows) == 3
+    again = policy(**policy.encode(observations, rows))
     assert torch.equal(first.logits, again.logits)
-    assert again.image_features is None
-    other = policy(**policy.encode(observations, features.flip(0)))
+    assert again.kept is None
+    other = policy(**policy.encode(observations, rows[::-1]))
     assert (other.logits - first.logits).abs().max() > 1e-3
-    alone = policy.image_features(observations.frames[:1])
-    assert (alone - features[:1]).abs().max() < 1e-5
+    completed = policy(**policy.encode(observations, [rows[0], None, None]))
+    assert (completed.logits - first.logits).abs().max() < 1e-5
 
 
 def test_gradients_reach_all_that_is_trained_and_nothing_else(make, make_observations):
@@ -123,7 +123,7 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(make, make_observa
         without = [name for name, p in trained.items() if p.grad is None]
         # DDP would wait for them.
         assert not without or (policy.family.skips_layers and not policy.vision_is_frozen)
-        assert (output.image_features is None) == (not policy.vision_is_frozen)
+        assert (output.kept is None) == (not policy.vision_is_frozen)
 
     policy = make(use_peft=True)
     adapted = [n for n, p in policy.backbone.named_parameters() if p.requires_grad]

@@ -44,11 +44,11 @@ def _robot(description: str, words: int) -> Benchmark:
 
 def _model(description: str, rounds: int, **others: Option) -> Benchmark:
     options = {
-        "arch": Option("tiny", "random weights", choices=("tiny", "qwen2-vl-2b")),
+        "arch": Option("tiny", "random weights", choices=("tiny", "deep", "qwen2-vl-2b")),
         "device": Option("cpu", "where", choices=("cpu", "cuda")),
         "vocabulary": Option(151_936, "tokens of the vocabulary; the default is Qwen2-VL's", 1000),
         "batch_size": Option(16, "observations at once"),
-        "frame_size": Option(112, "pixels", 28, 640),
+        "frame_size": Option(0, "pixels; 0 for what suits the architecture", 0, 640),
         "rounds": Option(rounds, "how often each contender has its turn"),
     }
     return Benchmark(description, {**options, **others})
@@ -70,11 +70,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pool": _robot("two workers against one, and rollouts with the tiny policy", 180),
     "soak": _robot("a worker's memory and open files after a tenth of the words and later", 20_000),
     "scoring": _model(
-        "the policy's scores: a bare backbone, eight sequences a frame, and generate, against ours",
+        "the policy's scores: a bare backbone, eight sequences a frame, generate, and each prompt "
+        "as a whole, against ours",
         15,
     ),
     "update": _model(
-        "four epochs of LoRA: vision and whole-vocabulary scores of all positions, against ours",
+        "four epochs of LoRA: vision and whole-vocabulary scores of all positions, each prompt as "
+        "a whole, and all layers in each epoch, against ours",
         3,
         samples=Option(64, "of the rollout"),
     ),

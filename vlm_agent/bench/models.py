@@ -50,6 +50,25 @@ QWEN2_VL_2B: tuple[dict[str, Any], dict[str, Any]] = (
 )
 """Sizes of the language model and the vision tower in Qwen2-VL-2B-Instruct's ``config.json``."""
 
+DEEP: tuple[dict[str, Any], dict[str, Any]] = (
+    QWEN2_VL_2B[0]
+    | {
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_parameters": QWEN2_VL_2B[0]["rope_parameters"] | {"mrope_section": [8, 12, 12]},
+    },
+    VISION_SIZES | {"hidden_size": 256},
+)
+"""As deep as Qwen2-VL-2B, and so narrow that two CPU cores run it."""
+
+ARCHITECTURES = {"tiny": (TEXT_SIZES, VISION_SIZES), "deep": DEEP, "qwen2-vl-2b": QWEN2_VL_2B}
+"""Name -> sizes of the language model and of the vision tower."""
+
+FRAME_SIZES = {"tiny": 112, "deep": 224, "qwen2-vl-2b": 112}
+"""Name -> pixels of a frame; those of ``deep`` make as many tokens as a real model's 224 do."""
+
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 """Part of a card's name -> dense bfloat16 FLOP/s that its maker states."""
 
@@ -67,7 +86,7 @@ def benchmark_model(
     """A Qwen2-VL with random weights: fp32 on a CPU, bfloat16 on a GPU.
 
     Args:
-        arch: ``tiny`` or ``qwen2-vl-2b``.
+        arch: A name of :data:`ARCHITECTURES`.
         vocabulary: Size of the vocabulary.
         device: ``cpu`` or ``cuda``.
         encoder: Whose tokenizer's special tokens the model is to know.
@@ -77,8 +96,7 @@ def benchmark_model(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU here that torch can use")
-    sizes = QWEN2_VL_2B if arch == "qwen2-vl-2b" else (TEXT_SIZES, VISION_SIZES)
-    config = qwen2_vl_config(encoder.processor.tokenizer, *sizes, vocabulary)
+    config = qwen2_vl_config(encoder.processor.tokenizer, *ARCHITECTURES[arch], vocabulary)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vlm_agent.bench.models import (
+    FRAME_SIZES,
     benchmark_encoder,
     benchmark_model,
     benchmark_policy,
@@ -28,7 +29,7 @@ def measure(
 ) -> dict[str, Any]:
     """Ratios of median times, with the whole vocabulary and, for ``tiny``, with its own."""
     encoder = benchmark_encoder()
-    observations = random_observations(batch_size, frame_size)
+    observations = random_observations(batch_size, frame_size or FRAME_SIZES[arch])
     figures = _compare(encoder, observations, arch, device, vocabulary, rounds)
     if arch == "tiny":
         own = len(encoder.processor.tokenizer)
@@ -67,6 +68,10 @@ def _compare(
     for scoring in ("phrase_sum", "phrase_word"):
         phrases = benchmark_policy(model, encoder, scoring=scoring)
         contenders[scoring] = lambda phrases=phrases: phrases(**inputs)  # type: ignore[misc]
+    whole = benchmark_policy(model, encoder)
+    whole.rows.shares = False
+    unshared = whole.encode(observations)
+    contenders["whole_prompts"] = lambda: whole(**unshared)
     seconds = take_turns(contenders, rounds, device)
     ours = seconds["ours"]
     figures = {
@@ -75,6 +80,7 @@ def _compare(
         "speedup_vs_generate": seconds["generate"] / ours,
         "phrase_overhead": seconds["phrase_sum"] / ours,
         "phrase_word_overhead": seconds["phrase_word"] / ours,
+        "speedup_prefix": seconds["whole_prompts"] / ours,
         "decisions_per_s": len(observations) / ours,
     }
     if device == "cuda":

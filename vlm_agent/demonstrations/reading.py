@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +36,34 @@ class Labelled:
     def __getitem__(self, index: Any) -> Labelled:
         return Labelled(self.observations[index], self.actions[index])
 
-    @staticmethod
-    def concatenate(parts: Sequence[Labelled]) -> Labelled:
-        """All moments of the parts, in order."""
-        return Labelled(
-            Observations(
-                np.concatenate([part.observations.frames for part in parts]),
-                np.concatenate([part.observations.facts for part in parts]),
-            ),
-            np.concatenate([part.actions for part in parts]),
-        )
+
+class Moments:
+    """Labelled moments of several sources, the oldest first, none of which is copied.
+
+    Args:
+        parts: The sources.
+    """
+
+    def __init__(self, *parts: Labelled) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: np.ndarray) -> Labelled:
+        """Some of them: int64 (B,)."""
+        part_B = np.searchsorted(self._ends, index, side="right")
+        first = self.parts[0].observations
+        frames = np.empty((len(index), *first.frames.shape[1:]), first.frames.dtype)
+        chosen = Observations(frames, np.empty((len(index), first.facts.shape[1]), np.int32))
+        actions = np.empty(len(index), np.int64)
+        for number, part in enumerate(self.parts):
+            places = np.flatnonzero(part_B == number)
+            rows = index[places] - (self._ends[number] - len(part))
+            chosen.put(places, part.observations[rows])
+            actions[places] = part.actions[rows]
+        return Labelled(chosen, actions)
 
 
 def check_demonstrations(recipe: Recipe) -> None:
@@ -68,18 +85,26 @@ def read_demonstrations(recipe: Recipe) -> Labelled:
     tables = _wanted_tables(recipe)
     folder = DemonstrationsFolder(recipe)
     columns = folder.columns(recipe.template.fact_names).values()
-    parts = []
-    for table in tables:
+    count, done = sum(len(table) for table in tables), 0
+    facts, actions = np.empty((count, len(columns)), np.int32), np.empty(count, np.int64)
+    frames: np.ndarray | None = None
+    while tables:  # one by one, so that compressed and decoded pictures are not there at once
+        table = tables.pop(0)
         if lacking := sorted(set(columns) - set(table.column_names)):
             raise UserError(
                 f"demonstrations: those in {str(folder.path)!r} do not tell {', '.join(lacking)}, "
                 "which prompts may tell now: collect them again"
             )
-        if len(table):
-            frames = np.stack([_decode(cell["bytes"].as_py()) for cell in table["image"]])
-            facts = np.stack([table[column].to_numpy() for column in columns], -1)
-            parts.append(Labelled(Observations(frames, facts), table["word"].to_numpy()))
-    return Labelled.concatenate(parts)
+        for place, cell in enumerate(table["image"], done):
+            frame = _decode(cell["bytes"].as_py())
+            if frames is None:
+                frames = np.empty((count, *frame.shape), np.uint8)
+            frames[place] = frame
+        rows = slice(done, done := done + len(table))
+        facts[rows] = np.stack([table[column].to_numpy() for column in columns], -1)
+        actions[rows] = table["word"].to_numpy()
+    assert frames is not None
+    return Labelled(Observations(frames, facts), actions)
 
 
 def read_episodes(recipe: Recipe) -> list[Episode]:

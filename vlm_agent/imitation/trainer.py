@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
-from vlm_agent.demonstrations.reading import Labelled, read_demonstrations
+from vlm_agent.demonstrations.reading import Labelled, Moments, read_demonstrations
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.imitation.checks import check_warm_start
@@ -107,7 +107,7 @@ class ImitationTrainer(Trainer):
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         if demonstrations is None:
             demonstrations = read_demonstrations(self.recipe)
-        known = demonstrations[rank::ranks]
+        known = Moments(demonstrations[rank::ranks])
         self.run.begin()
         with deterministic(self.accelerator.device):
             self.callbacks("on_train_begin", self)
@@ -119,7 +119,7 @@ class ImitationTrainer(Trainer):
             self._save(self.folders.final)
             self.callbacks("on_train_end", self)
 
-    def learn(self, stage: int, known: Labelled) -> Labelled:
+    def learn(self, stage: int, known: Moments) -> Moments:
         """One :attr:`stage`: the student speaks, learns all that is known then, and is saved."""
         self.stage, config = stage, self.config
         self._is_repeating = stage in self._learnt
@@ -130,7 +130,7 @@ class ImitationTrainer(Trainer):
             name = f"DAgger round {stage}"
             epochs, peak = config.dagger_epochs, config.dagger_learning_rate
             heard = self.collect(name)
-            fresh, known = len(heard), Labelled.concatenate([known, heard])
+            fresh, known = len(heard), Moments(*known.parts, heard)
         if self._is_repeating:
             restore(self.policy, self.optimizer, self._learnt[stage])
             self._is_repeating = False
@@ -140,7 +140,7 @@ class ImitationTrainer(Trainer):
         return known
 
     def fit(
-        self, known: Labelled, epochs: int, peak: float, stage: str, fresh: int | None = None
+        self, known: Moments, epochs: int, peak: float, stage: str, fresh: int | None = None
     ) -> None:
         """Go over what is known so many times; the learning rate rises to ``peak``, and falls.
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vlm_agent.demonstrations.reading import Labelled
+from vlm_agent.demonstrations.reading import Moments
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.runs.distributed import micro_batches
 from vlm_agent.runs.guard import check_finite
@@ -45,7 +45,7 @@ class CrossEntropyUpdate:
         self.accelerator, self.micro_batch_size = accelerator, micro_batch_size
 
     def step(
-        self, known: Labelled, index: np.ndarray, learning_rate: float, where: str
+        self, known: Moments, index: np.ndarray, learning_rate: float, where: str
     ) -> dict[str, torch.Tensor]:
         """One step on one minibatch.
 

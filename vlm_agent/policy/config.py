@@ -47,6 +47,11 @@ class ModelConfig:
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         "linear layers of the language model that get adapters",
     )
+    lora_layers: Count | None = setting(
+        None,
+        "adapters in this many of the language model's top layers only; what leaves the layers "
+        "below is then computed once per word; default: in all layers",
+    )
     lora_vision_modules: list[str] = setting(
         [], "linear layers of the vision tower that get adapters; none: it is frozen"
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from vlm_agent.policy.kept import Kept
 from vlm_agent.world.observations import Observations
 
 
@@ -18,15 +19,15 @@ class PolicyOutput(NamedTuple):
     Attributes:
         logits: Scores of the words, fp32 (B, A).
         values: State values, fp32 (B,).
-        image_features: (B, S, P, D) where a frozen vision tower made them in this pass, so that
-            they can be used again; else ``None``.
+        kept: What frozen parts made in this pass, so that it can be used again; ``None`` if there
+            are none, or the inputs held it.
         prompt_ends: The hidden states at the prompt's end, (B, D).
         states: What a state head makes of these, fp32 (B, S); ``None`` without one.
     """
 
     logits: torch.Tensor
     values: torch.Tensor
-    image_features: torch.Tensor | None
+    kept: Kept | None
     prompt_ends: torch.Tensor
     states: torch.Tensor | None = None
 
@@ -61,14 +62,14 @@ class Decisions:
         log_probs: Log-probability of each chosen word, float32 (B,).
         values: State values, float32 (B,).
         probs: The whole distribution, float32 (B, A).
-        image_features: What a frozen vision tower made of the frames, (B, S, P, D), or ``None``.
+        kept: As in :class:`PolicyOutput`.
     """
 
     actions: np.ndarray
     log_probs: np.ndarray
     values: np.ndarray
     probs: np.ndarray
-    image_features: torch.Tensor | None
+    kept: Kept | None
 
 
 @torch.no_grad()
@@ -93,7 +94,7 @@ def act(policy: Any, observations: Observations, uniforms: np.ndarray | None = N
         actions = (below_BA <= uniforms[:, None]).sum(-1)
     chosen = np.take_along_axis(log_probs_BA, actions[:, None], -1)[:, 0]
     values = output.values.cpu().numpy()
-    return Decisions(actions, chosen, values, probs_BA, output.image_features)
+    return Decisions(actions, chosen, values, probs_BA, output.kept)
 
 
 class Evaluated(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from vlm_agent.policy.artifact import (
     read_policy,
     write_policy,
 )
-from vlm_agent.policy.backbone.hidden import hidden_states
+from vlm_agent.policy.backbone.hidden import ModelPass
 from vlm_agent.policy.backbone.loading import Backbone
 from vlm_agent.policy.backbone.patches import project_patches
 from vlm_agent.policy.config import ModelConfig
@@ -31,6 +31,7 @@ from vlm_agent.policy.decisions import Decision, PolicyOutput, act
 from vlm_agent.policy.heads import ValueHead, action_head
 from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows, sensible_words
 from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.kept import Kept, KeptRow, complete, stack_rows
 from vlm_agent.policy.scoring.scorer import WordScorer
 from vlm_agent.world.observations import Observations
 
@@ -77,6 +78,7 @@ class VLMPolicy(
         self.family = encoder.family
         project_patches(self.family.vision_modules(self.inner_model.model))
         self.rows = PromptRows(encoder, self.inner_model.model)
+        self.model_pass = ModelPass(self.inner_model.model, self.family)
         by_head = config.scoring == "action_head"
         self.scorer = WordScorer(encoder.words, "first_token" if by_head else config.scoring)
         self.phrases = WordScorer(encoder.words, "phrase_sum")
@@ -96,12 +98,10 @@ class VLMPolicy(
         That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words`` and
         ``gradient_checkpointing``.
         """
-        vision = self.family.vision_modules(self.inner_model.model)
         if not isinstance(self.backbone, peft.PeftModel):  # whose adapters alone are trained
-            for module in vision:
+            for module in self.family.vision_modules(self.inner_model.model):
                 module.requires_grad_(not config.freeze_vision)
-        # Whether what the vision tower makes of a frame stays the same while training.
-        self.vision_is_frozen = not any(p.requires_grad for m in vision for p in m.parameters())
+        self.model_pass.find_frozen()
         self.config = dataclasses.replace(
             self.config,
             freeze_vision=config.freeze_vision,
@@ -140,6 +140,11 @@ class VLMPolicy(
         return self.backbone
 
     @property
+    def vision_is_frozen(self) -> bool:
+        """Whether what the vision tower makes of a frame stays the same while training."""
+        return self.model_pass.vision_is_frozen
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.value_head.output.weight.device
@@ -166,11 +171,7 @@ class VLMPolicy(
 
     def forward(self, **inputs: torch.Tensor) -> PolicyOutput:
         """Scores and values of encoded observations (see :meth:`encode`)."""
-        made = None
-        if "image_features" not in inputs:
-            made = self._image_features(inputs)
-            inputs = {**inputs, "image_features": made}
-        states_BSD = self._hidden(inputs, self.scorer)
+        states_BSD, kept = self.model_pass(inputs, self.scorer.extend)
         prompt_end_BD = states_BSD[:, 0]
         if self.action_head is not None:
             with torch.autocast(states_BSD.device.type, enabled=False):
@@ -185,20 +186,12 @@ class VLMPolicy(
         values_B = self.value_head(
             prompt_end_BD.detach() if self.config.detach_value else prompt_end_BD
         )
-        kept = made if self.vision_is_frozen else None
         return PolicyOutput(logits_BA, values_B, kept, prompt_end_BD)
 
     @torch.no_grad()
     def prompt_ends(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Final hidden states at the prompt's end, which the value head reads, (B, D)."""
-        if "image_features" not in inputs:
-            inputs = {**inputs, "image_features": self._image_features(inputs)}
-        return self._hidden(inputs, self.scorer)[:, 0]
-
-    @torch.no_grad()
-    def image_features(self, frames_BHWC: np.ndarray) -> torch.Tensor:
-        """What the vision tower makes of frames, (B, S, P, D), without gradients."""
-        return self._image_features(self.encoder.frames(frames_BHWC, self.device))
+        return self.model_pass(inputs, self.scorer.extend)[0][:, 0]
 
     @torch.no_grad()
     def vocabulary_share(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -206,45 +199,47 @@ class VLMPolicy(
 
         A prompt after which the model would never say a word has a share near 0. Costs the full
         vocabulary's scores at a few positions, so it is not part of :meth:`forward`.
+
+        Args:
+            inputs: Of :meth:`encode`, with frames.
         """
-        if "image_features" not in inputs:
-            inputs = {**inputs, "image_features": self._image_features(inputs)}
-        states_BSD = self._hidden(inputs, self.phrases)
+        states_BSD, _ = self.model_pass(inputs, self.phrases.extend)
         return self.phrases.log_probs(states_BSD, self._head()).exp().sum(-1)
-
-    def _image_features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.family.image_features(self.inner_model.model, inputs)
-
-    def _hidden(self, inputs: dict[str, torch.Tensor], scorer: WordScorer) -> torch.Tensor:
-        return hidden_states(self.inner_model.model, self.family, inputs, scorer.extend)
 
     def _head(self) -> torch.Tensor:
         return self.inner_model.get_output_embeddings().weight
 
     def encode(
-        self, observations: Observations, image_features: torch.Tensor | None = None
+        self, observations: Observations, kept: Sequence[KeptRow | None] = ()
     ) -> dict[str, torch.Tensor]:
         """Model inputs for B observations, on the policy's device.
 
         Args:
             observations: Frames and facts.
-            image_features: What the vision tower made of the frames, if that is known: then the
-                frames are not processed.
+            kept: What frozen parts made of each of them before (see :class:`PolicyOutput`); it is
+                made now where there is ``None``. Without any, the frames are among the inputs.
 
         Returns:
-            ``input_ids``, ``attention_mask`` (B, L), ``position_ids`` (P, B, L); the family's
-            image inputs or ``image_features``; ``word_mask`` (B, A) if words are masked.
+            ``input_ids``, ``attention_mask`` (B, L), ``position_ids`` (P, B, L), ``prefix_ids``
+            (K,); the family's image inputs, ``image_features`` or ``trunk_states``; ``word_mask``
+            (B, A) if words are masked.
         """
         frames = observations.frames
         inputs = self.rows(observations.facts, frames.shape[1:])
         if self.config.mask_senseless_words:
             inputs["word_mask"] = sensible_words(observations.facts, self.encoder.template)
-        if image_features is not None:
-            inputs["image_features"] = image_features
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
-        if image_features is None:
-            inputs |= self.encoder.frames(frames, self.device)
-        return inputs
+        if kept and self.vision_is_frozen:
+            has_trunk = self.model_pass.trunk_depth > 0
+            prefix = len(inputs["prefix_ids"]) if has_trunk else 0
+            if rows := complete(kept, prefix, lambda missing: self._keep(observations[missing])):
+                name = "trunk_states" if has_trunk else "image_features"
+                return inputs | {name: stack_rows(rows).to(self.device)}
+        return inputs | self.encoder.frames(frames, self.device)
+
+    def _keep(self, observations: Observations) -> Kept:
+        """What frozen parts make of observations."""
+        return self.model_pass.keep(self.encode(observations), self.scorer.extend)
 
     def act(self, observation: Mapping[str, Any], uniform: float | None = None) -> Decision:
         """The next word for one observation of an environment.

@@ -14,6 +14,7 @@ from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import PolicyOutput
 from vlm_agent.policy.heads import StateHead, ValueHead
+from vlm_agent.policy.kept import KeptRow
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss
@@ -83,14 +84,14 @@ class ActorCritic(nn.Module):
         return [p for head in heads if head is not None for p in head.parameters()]
 
     def encode(
-        self, observations: Observations, image_features: torch.Tensor | None = None
+        self, observations: Observations, kept: Sequence[KeptRow | None] = ()
     ) -> dict[str, torch.Tensor]:
         """:meth:`VLMPolicy.encode`, and ``privileged_state`` (B, S) if a head needs it.
 
         Raises:
             UserError: One does, and the environments do not tell it.
         """
-        inputs = self.policy.encode(observations, image_features)
+        inputs = self.policy.encode(observations, kept)
         if self.state_critic is not None or self.state_head is not None:
             if observations.states is None:
                 raise UserError(NO_STATE)

@@ -246,7 +246,7 @@ class PPOUpdate:
         index = minibatches(0)[0].index
         shares = []
         for part in parts_of(index, self.ppo.micro_batch_size):
-            inputs = samples.inputs(part)
+            inputs = samples.fresh_inputs(part)
             inputs.pop("privileged_state", None)
             with self.accelerator.autocast():
                 shares.append(self.policy.vocabulary_share(**inputs))

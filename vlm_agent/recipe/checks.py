@@ -93,6 +93,8 @@ def _adapters(sections: Mapping[str, Any]) -> dict[str, str]:
         )
     if model.lora_vision_modules and not model.use_peft:
         found["lora_vision_modules"] = "names layers to adapt, but use_peft is false"
+    if model.lora_layers is not None and not model.use_peft:
+        found["lora_layers"] = "says where adapters go, but use_peft is false"
     if model.use_peft and not model.lora_target_modules and not model.lora_vision_modules:
         found["lora_target_modules"] = "the list is empty, nothing would be trained"
     if model.lora_vision_modules and model.freeze_vision:

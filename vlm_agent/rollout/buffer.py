@@ -26,7 +26,7 @@ class RolloutBuffer:
         lost: Words that teach nothing because their episode was lost with its worker, bool (T, N).
             The one in which it was lost is truncated.
         expert_actions: What the expert would have said, int64 (T, N); -1 where none was asked.
-        features: Of the frames, where a frozen vision tower made them; slot t N + n.
+        features: What frozen parts of the policy made of the observations; slot t N + n.
     """
 
     observations: Observations
@@ -49,7 +49,7 @@ class RolloutBuffer:
         Args:
             steps: T.
             like: N observations.
-            feature_bytes: How much memory image features may take.
+            feature_bytes: How much memory ``features`` may take.
         """
         shape = (steps, len(like))
         return cls(
@@ -64,7 +64,7 @@ class RolloutBuffer:
             said=np.ones(shape, bool),
             lost=np.zeros(shape, bool),
             expert_actions=np.full(shape, -1),
-            features=FeatureCache(steps * len(like), feature_bytes),
+            features=FeatureCache(feature_bytes),
         )
 
     @property

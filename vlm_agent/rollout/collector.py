@@ -30,7 +30,7 @@ class Actor(Protocol):
         """Model inputs of B observations."""
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
-        """Scores (B, A), values (B,) and image features of encoded observations."""
+        """Scores (B, A), values (B,) and what can be kept of encoded observations."""
 
 
 class RolloutCollector:
@@ -47,7 +47,7 @@ class RolloutCollector:
         seed: The run's seed.
         rank: This process's index; every rank has its own episodes.
         groups: How many groups.
-        feature_bytes: How much memory the image features of a rollout may take.
+        feature_bytes: How much memory what frozen parts made may take, rollout by rollout.
 
     Attributes:
         running: The episode of each environment.
@@ -170,8 +170,8 @@ class RolloutCollector:
         buffer.actions[step, group] = said.actions
         buffer.log_probs[step, group] = said.log_probs
         buffer.values[step, group] = said.values
-        if said.image_features is not None:
-            buffer.features.put(step * self.pool.num_envs + group, said.image_features)
+        if said.kept is not None:
+            buffer.features.put(step * self.pool.num_envs + group, said.kept)
 
     def _hear(
         self, actor: Actor, buffer: RolloutBuffer, step: int, group: np.ndarray

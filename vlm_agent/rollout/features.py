@@ -1,51 +1,38 @@
-"""Image features of a rollout, kept for the update as far as memory allows."""
+"""What frozen parts of the policy made in a rollout, kept as far as memory allows."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
+
+from vlm_agent.policy.kept import Kept, KeptRow
 
 
 class FeatureCache:
-    """What a frozen vision tower made of each frame of a rollout, in host memory.
+    """Image features, or states that leave the trunk, of the words of a rollout, in host memory.
 
     Args:
-        samples: How many frames the rollout has; their slots are ``0 … samples - 1``.
-        limit: Bytes that may be used. Slots beyond what fits are not kept.
+        limit: Bytes that may be used. What does not fit is not kept.
     """
 
-    def __init__(self, samples: int, limit: float) -> None:
-        self.samples = samples
+    def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._held = np.zeros(samples, bool)
-        self._features: torch.Tensor | None = None  # made when it is known how large they are
+        self.used = 0
+        self._rows: dict[int, KeptRow] = {}
 
-    def put(self, slots: np.ndarray, features_BSPD: torch.Tensor) -> None:
-        """Keep the features of B frames, or of those among them that still fit."""
-        if self._features is None:
-            dtype = _dtype_they_were_made_in(features_BSPD)
-            each = features_BSPD[0].numel() * dtype.itemsize
-            capacity = min(self.samples, int(self.limit // each))
-            self._features = torch.empty((capacity, *features_BSPD.shape[1:]), dtype=dtype)
-        fits = slots < len(self._features)
-        kept = features_BSPD[torch.from_numpy(fits)]
-        self._features[slots[fits]] = kept.to(self._features.dtype).cpu()
-        self._held[slots[fits]] = True
+    def put(self, slots: np.ndarray, kept: Kept) -> None:
+        """Keep what was made of B observations, or of those among them that still fit.
 
-    def get(self, slots: np.ndarray) -> tuple[np.ndarray, torch.Tensor | None]:
-        """Which slots are held, bool (B,), and the features of those, or ``None`` without any."""
-        held = self._held[slots]
-        if self._features is None or not held.any():
-            return held, None
-        return held, self._features[slots[held]]
+        Args:
+            slots: Their numbers, (B,); each is given once.
+            kept: What was made of them.
+        """
+        if self.used >= self.limit:
+            return
+        for slot, row in zip(slots.tolist(), kept.rows(), strict=True):
+            if self.used + row.values.nbytes <= self.limit:
+                self._rows[slot] = row
+                self.used += row.values.nbytes
 
-
-def _dtype_they_were_made_in(features: torch.Tensor) -> torch.dtype:
-    """bfloat16 for float32 values that all are bfloat16's, and not all 0; else their own.
-
-    With mixed precision accelerate hands a model's outputs over in float32, whatever they were
-    computed in, which would take twice the memory for the same numbers.
-    """
-    narrow = features.to(torch.bfloat16)
-    is_exact = torch.equal(narrow.to(features.dtype), features) and bool(features.any())
-    return torch.bfloat16 if is_exact else features.dtype
+    def get(self, slots: np.ndarray) -> list[KeptRow | None]:
+        """What is held of each slot, if anything."""
+        return [self._rows.get(slot) for slot in slots.tolist()]

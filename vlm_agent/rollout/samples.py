@@ -55,20 +55,13 @@ class Samples:
     def inputs(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         """Model inputs of some samples.
 
-        With a frozen vision tower they hold its features, from the rollout as far as those were
+        They hold what frozen parts of the policy made of them, from the rollout as far as that was
         kept, and made again for the rest.
         """
         rows = self.rows[index]
-        observations = self.observations[rows]
-        if not self.policy.vision_is_frozen:
-            return self.actor.encode(observations)
-        held, kept = self.features.get(rows)
-        if kept is not None and held.all():
-            return self.actor.encode(observations, kept)
         with self.autocast():
-            made = self.policy.image_features(observations.frames[~held])
-        features = made.new_empty((len(index), *made.shape[1:]))
-        features[torch.from_numpy(~held)] = made
-        if kept is not None:
-            features[torch.from_numpy(held)] = kept.to(made)
-        return self.actor.encode(observations, features)
+            return self.actor.encode(self.observations[rows], self.features.get(rows))
+
+    def fresh_inputs(self, index: np.ndarray) -> dict[str, torch.Tensor]:
+        """Model inputs of some samples, with their pictures and nothing else about them."""
+        return self.actor.encode(self.observations[self.rows[index]])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent.common.errors import UserError, unknown_name
+from vlm_agent.common.lifetime import end_with_parent
 from vlm_agent.common.strict_yaml import read_yaml
 from vlm_agent.runs.folders import PARTIAL
 
@@ -114,7 +117,9 @@ def _run(stage: Stage, digest: str, folder: Path) -> None:
     _note(folder / RECORDS_FILE, stage.name, begun)
     began = time.perf_counter()
     command = [sys.executable, "-m", *stage.command, *stage.further(folder, is_begun)]
-    ended = subprocess.run(command, check=False)
+    # Or, were this process killed, a second one would run the stage beside what is left of it.
+    end_too = functools.partial(end_with_parent, signal.SIGTERM, os.getpid())
+    ended = subprocess.run(command, check=False, preexec_fn=end_too)
     hours = read_hours(folder).get(stage.name, 0.0) + (time.perf_counter() - began) / 3600
     _note(folder / HOURS_FILE, stage.name, hours)
     if ended.returncode != 0 or not stage.makes.exists():

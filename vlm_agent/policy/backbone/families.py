@@ -44,6 +44,12 @@ class Family:
         """The vision tower's modules of ``model.model``."""
         return [model.get_submodule(name) for name in self.vision]
 
+    def layers_with_pictures(self, model: Any) -> int:
+        """How many of the language model's lowest layers the vision tower feeds (DeepStack)."""
+        if "visual" not in self.vision:
+            return 0
+        return len(getattr(model.config.vision_config, "deepstack_visual_indexes", ()))
+
     def image_part(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The part of a model's inputs that the vision tower reads."""
         return {name: inputs[name] for name in self.image_inputs if name in inputs}

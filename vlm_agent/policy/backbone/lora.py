@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import peft
 import torch
@@ -23,9 +24,10 @@ def add_lora(
     would adapt both). Everything else is frozen.
 
     Raises:
-        UserError: A part of the model has no linear layer of a name that the recipe gives.
+        UserError: A part of the model has no linear layer of a name that the recipe gives, or
+            there are fewer layers.
     """
-    language = [f"model.{family.language_model}"]
+    language = _top_layers(model, family, config.lora_layers)
     vision = [f"model.{name}" for name in family.vision]
     lora = peft.LoraConfig(
         r=config.lora_r,
@@ -39,6 +41,18 @@ def add_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return peft.get_peft_model(model, lora)
+
+
+def _top_layers(model: nn.Module, family: Family, count: int | None) -> list[str]:
+    """Paths of the language model's top layers; all of it by default."""
+    path = f"model.{family.language_model}"
+    if count is None:
+        return [path]
+    layers: Any = model.get_submodule(f"{path}.layers")
+    depth = len(layers)
+    if count > depth:
+        raise UserError(f"lora_layers: {count} is more than the model has: {depth}")
+    return [f"{path}.layers.{i}" for i in range(depth - count, depth)]
 
 
 def _linear_layers(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from vlm_agent.policy.scoring.words import Words
 
 _ANSWER = "ANSWER"
 """A word that the chat template is asked to put where the model's answer goes."""
+
+TRIED_NUMBERS = (*range(10), 120)
+"""Values with which facts without names are tried: all first digits."""
 
 
 class ObservationEncoder:
@@ -132,17 +136,22 @@ class PromptRows:
     Args:
         encoder: Makes the tokens.
         model: The transformers model's inner part, which knows positions.
+
+    Attributes:
+        shares: Whether it tells what prompts begin with, so that this is computed once.
     """
 
     def __init__(self, encoder: ObservationEncoder, model: Any) -> None:
         self.encoder = encoder
         self.model = model
+        self.shares = True
         self.pad_token = encoder.processor.tokenizer.pad_token_id or 0
         # What the prompt says decides, not which facts it was made of: a template that does not
         # tell the time has few prompts, however long episodes are.
         self._text = functools.lru_cache(maxsize=100_000)(encoder.template.render)
         self._row = functools.lru_cache(maxsize=100_000)(self._make)
         self._picture = functools.cache(self._find_picture)
+        self._prefix = functools.cache(self._find_prefix)
         self._positions: dict[tuple[int, int, tuple[int, ...]], np.ndarray] = {}
 
     def _make(self, text: tuple[str, str], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -178,6 +187,21 @@ class PromptRows:
         last = min(behind, len(written) - 1 - first)
         return written[first : len(written) - last], whole[first : len(whole) - last]
 
+    def _find_prefix(self, shape: tuple[int, ...]) -> np.ndarray:
+        """What prompts begin with before the picture, whatever the facts are, as far as is known.
+
+        Found by trying values of each fact. Prompts that begin otherwise share less.
+        """
+        template = self.encoder.template
+        kinds = [template.start_facts]
+        for place, fact in enumerate(template.facts):
+            tried = range(len(fact.values)) if fact.values else TRIED_NUMBERS
+            kinds += [(*kinds[0][:place], value, *kinds[0][place + 1 :]) for value in tried]
+        texts = dict.fromkeys(template.render(facts) for facts in kinds)
+        prompts = [self._row(text, shape)[0] for text in texts]
+        picture = prompts[0].tolist().index(self.model.config.image_token_id)
+        return prompts[0][: min(picture, _shared_by_all(prompts))]
+
     def __call__(self, facts_BF: np.ndarray, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """Padded on the left to the longest prompt of the batch.
 
@@ -186,10 +210,14 @@ class PromptRows:
             shape: Of their frames, (H, W, 3).
 
         Returns:
-            ``input_ids``, ``attention_mask`` (B, L) and ``position_ids`` (P, B, L), P as in
-            :meth:`Family.positions`.
+            ``input_ids``, ``attention_mask`` (B, L), ``position_ids`` (P, B, L), P as in
+            :meth:`Family.positions`, and ``prefix_ids`` (K,): tokens before the picture with which
+            all of them begin.
         """
         rows = [self._row(self._text(tuple(facts)), shape) for facts in facts_BF.tolist()]
+        prefix = self._prefix(shape)[: None if self.shares else 0]
+        if not all(np.array_equal(ids[: len(prefix)], prefix) for ids, _ in rows):
+            prefix = prefix[: _shared_by_all([prefix, *(ids for ids, _ in rows)])]
         batch, length = len(rows), max(len(ids) for ids, _ in rows)
         ids_BL = np.full((batch, length), self.pad_token, np.int64)
         mask_BL = np.zeros((batch, length), np.int64)
@@ -202,13 +230,18 @@ class PromptRows:
             "input_ids": torch.from_numpy(ids_BL),
             "attention_mask": torch.from_numpy(mask_BL),
             "position_ids": torch.from_numpy(positions_PBL),
+            "prefix_ids": torch.from_numpy(prefix),
         }
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+def _shared(one: Iterable[int], other: Iterable[int]) -> int:
     """How many tokens are the same from the beginning on."""
     pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _shared_by_all(rows: Sequence[np.ndarray]) -> int:
+    return min(_shared(rows[0], row) for row in rows)
 
 
 def sensible_words(facts_BF: np.ndarray, template: PromptTemplate) -> torch.Tensor:

@@ -67,12 +67,15 @@ class PhraseTree:
         return sees_NN
 
 
-def packed_mask(prompt_mask_BL: torch.Tensor, sees_NN: torch.Tensor) -> torch.Tensor:
-    """Who attends to whom in prompts followed by nodes: bool (B, 1, L + N, L + N).
+def packed_mask(
+    prompt_mask_BL: torch.Tensor, sees_NN: torch.Tensor, prefix: int = 0
+) -> torch.Tensor:
+    """Who attends to whom in prompts followed by nodes: bool (B, 1, L + N, K + L + N).
 
     Args:
         prompt_mask_BL: 0 for padding, which stands on the left.
         sees_NN: Which node sees which.
+        prefix: K, how many tokens stand before all of them, that all of them see.
     """
     length, size = prompt_mask_BL.shape[1], len(sees_NN)
     total = length + size
@@ -82,7 +85,7 @@ def packed_mask(prompt_mask_BL: torch.Tensor, sees_NN: torch.Tensor) -> torch.Te
     mask_BQK = mask_QK & keys_BK[:, None, :]
     # Padding sees itself: a row that sees nothing would be divided by zero.
     mask_BQK |= torch.eye(total, dtype=torch.bool, device=mask_BQK.device)
-    return mask_BQK[:, None]
+    return torch.nn.functional.pad(mask_BQK, (prefix, 0), value=True)[:, None]
 
 
 def packed_positions(positions_PBL: torch.Tensor, depths_N: torch.Tensor) -> torch.Tensor:

@@ -59,20 +59,27 @@ class WordScorer(nn.Module):
         return len(self.node_tokens)
 
     def extend(
-        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, positions_PBL: torch.Tensor
+        self,
+        ids_BL: torch.Tensor,
+        mask_BL: torch.Tensor,
+        positions_PBL: torch.Tensor,
+        prefix: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Token ids, attention mask and positions with the words' tokens behind the prompts.
+        """Token ids, who sees whom, and positions, with the words' tokens behind the prompts.
+
+        Args:
+            ids_BL: Token ids of prompts, or of what follows their common prefix.
+            mask_BL: 0 for padding, which stands on the left.
+            positions_PBL: Their positions.
+            prefix: K, the tokens of the prefix.
 
         Returns:
-            (B, L + N); (B, 1, L + N, L + N), or the mask as it was if there is nothing to add;
-            (P, B, L + N).
+            (B, L + N); bool (B, 1, L + N, K + L + N); (P, B, L + N).
         """
-        if self.size == 0:
-            return ids_BL, mask_BL, positions_PBL
         nodes_BN = self.node_tokens.expand(len(ids_BL), -1)
         return (
             torch.cat([ids_BL, nodes_BN], 1),
-            packed_mask(mask_BL, self.sees),
+            packed_mask(mask_BL, self.sees, prefix),
             packed_positions(positions_PBL, self.node_depths),
         )
 
