@@ -16,6 +16,7 @@ from vlm_agent.imitation.run import FIXED, run_imitation
 from vlm_agent.imitation.update import pass_over, warmup_and_decay
 from vlm_agent.policy.decisions import act
 from vlm_agent.runs.begin import resumed_policy, start_policy
+from vlm_agent.runs.checkpoints import load_trainer_state
 from vlm_agent.runs.compatibility import check_same_policy
 from vlm_agent.runs.folders import RunFolders
 
@@ -214,24 +215,79 @@ def test_what_a_warm_start_cannot_go_on_from(recipe_for):
         ppo.resume(second)
 
 
-class SavesOnTheWay(Callback):
+class KilledInside(Callback):
+    """Ends the run in the middle of a pass, some batches after a checkpoint."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def on_train_begin(self, trainer):
+        step = trainer.imitate.step
+
+        def counted(*arguments):
+            if self.left == 0:
+                raise KilledError
+            self.left -= 1
+            return step(*arguments)
+
+        trainer.imitate.step = counted
+
+
+@pytest.mark.parametrize(("batches", "form"), [(10, {}), (23, {}), (27, LORA), (39, {})])
+def test_a_warm_start_that_was_killed_in_a_pass_goes_on_inside_it(recipe_for, batches, form):
+    """Its stages have 24, 16 and 24 batches, and there is a checkpoint after each three."""
+    settings = SETTINGS | {"dagger_rounds": 2, "rollout_groups": 1, "save_freq": 48, **form}
+    straight = imitation_for(recipe_for(**settings, run_name="straight"))
+    straight.train(known())
+    recipe = recipe_for(**settings)
+    pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
+    trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [KilledInside(batches)])
+    with pytest.raises(KilledError):
+        trainer.train(known())
+    on_the_way = [
+        path for path in trainer.folders.steps() if load_trainer_state(path)["stage"] is None
+    ]
+    assert len(on_the_way) == 1  # a later one takes the place of those before
+    again = recipe_for(**settings, resume_from="latest")
+    folder = RunFolders(again).resume_folder(again)
+    assert folder == on_the_way[0]
+    pool = of(ExpertPool(again.rollout.num_envs), again)
+    count = KilledInside(1000)
+    resumed = ImitationTrainer(resumed_policy(folder, again), pool, again, [count])
+    resumed.resume(folder)
+    resumed.train(known())
+    assert 1000 - count.left <= 24 + 16 + 24 - batches + 2  # what was learnt is not learnt again
+    assert metrics_of(again) == metrics_of(straight.recipe)
+    mine, theirs = (trainer.policy.state_dict() for trainer in (resumed, straight))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    left = [load_trainer_state(path)["stage"] for path in resumed.folders.steps()]
+    assert left == [0, 1, 2]
+
+
+class SavesAfterAPass(Callback):
     def on_update_end(self, trainer, metrics):
         if metrics.get("epoch") == 2:
             trainer.save()
             raise KilledError
 
 
-def test_what_was_saved_within_a_stage_is_no_place_to_go_on_from(recipe_for):
+def test_what_a_callback_saved_is_gone_on_from_and_kept(recipe_for):
+    straight = imitation_for(recipe_for(**SETTINGS, run_name="straight"))
+    straight.train(known())
     recipe = recipe_for(**SETTINGS)
     pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
-    trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [SavesOnTheWay()])
+    trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [SavesAfterAPass()])
     with pytest.raises(KilledError):
         trainer.train(known())
     again = recipe_for(**SETTINGS, resume_from="latest")
     folder = RunFolders(again).resume_folder(again)
+    pool = of(ExpertPool(again.rollout.num_envs), again)
     resumed = ImitationTrainer(resumed_policy(folder, again), pool, again)
-    with pytest.raises(UserError, match="was written on the way"):
-        resumed.resume(folder)
+    resumed.resume(folder)
+    resumed.train(known())
+    assert folder.is_dir()
+    mine, theirs = (trainer.policy.state_dict() for trainer in (resumed, straight))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 def test_a_warm_start_does_not_go_on_from_a_run_of_ppo(recipe_for):

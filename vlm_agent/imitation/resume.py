@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,34 @@ from vlm_agent.runs.checkpoints import load_trainer_state
 from vlm_agent.runs.folders import OPTIMIZER_FILE, RunFolders
 
 
+@dataclass(frozen=True)
+class Within:
+    """A stage that a run was stopped in.
+
+    Attributes:
+        stage: Its number.
+        folder: The last checkpoint.
+        lessons: How far each process came, see :meth:`Lesson.state_dict`.
+    """
+
+    stage: int
+    folder: Path
+    lessons: list[dict[str, Any]]
+
+
+NOWHERE = Within(-1, Path(), [])
+
+
+def within_stage(folder: Path, state: dict[str, Any]) -> Within:
+    """The stage in which a checkpoint was written; ``NOWHERE`` for one of a whole stage."""
+    within = state.get("within")
+    return Within(within["stage"], folder, within["lessons"]) if within else NOWHERE
+
+
 def learnt_stages(
     folders: RunFolders, folder: Path, recipe: Recipe, processes: int
 ) -> dict[int, Path]:
-    """The checkpoints of all stages up to one of them.
+    """The checkpoints of all whole stages up to one of them.
 
     Args:
         folders: The run's.
@@ -26,18 +51,17 @@ def learnt_stages(
         processes: How many run now.
 
     Raises:
-        UserError: It is not what a whole stage of this warm start left, another number of processes
-            wrote it, or the checkpoint of a stage before it is gone.
+        UserError: It was not written by this warm start's stages, or by another number of
+            processes, or the checkpoint of a stage before it is gone.
     """
     state = load_trainer_state(folder)
     if "stage" not in state:
         raise UserError(f"resume_from: {folder} is of a run of PPO: go on with vlm_agent.train")
     stage, wrote = state["stage"], state["processes"]
-    if stage is None:
-        raise UserError(
-            f"resume_from: {folder} was written on the way: a warm start goes on from what whole "
-            "passes over the demonstrations, or a whole round of DAgger, left"
-        )
+    within = within_stage(folder, state)
+    if stage is None and within is NOWHERE:
+        raise UserError(f"resume_from: {folder} does not say how far the warm start had come")
+    stage = within.stage - 1 if stage is None else stage
     if stage > recipe.imitation.dagger_rounds:
         raise UserError(
             f"dagger_rounds: {recipe.imitation.dagger_rounds} is less than the {stage} rounds that "
@@ -50,7 +74,7 @@ def learnt_stages(
     before = [path for path in folders.steps() if path not in later]
     written = {load_trainer_state(path)["stage"]: path for path in before}
     found = {number: path for number, path in written.items() if number is not None}
-    if lacking := set(range(stage)) - set(found):
+    if lacking := set(range(stage + 1)) - set(found):
         left = f"round {min(lacking)} of DAgger" if min(lacking) else "the demonstrations"
         raise UserError(
             f"resume_from: to go on from {folder}, the checkpoint that {left} left is needed too, "

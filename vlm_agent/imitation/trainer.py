@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,19 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import Labelled, Moments, read_demonstrations
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.imitation.checks import check_warm_start
-from vlm_agent.imitation.resume import learnt_stages, restore
-from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate, pass_over, warmup_and_decay
+from vlm_agent.imitation.lesson import Lesson
+from vlm_agent.imitation.resume import NOWHERE, learnt_stages, restore, within_stage
+from vlm_agent.imitation.returns import learn_returns
+from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.advantages import returns_of_ended_episodes
-from vlm_agent.ppo.critic import ActorCritic, fit_critic, make_actor_critic
+from vlm_agent.ppo.critic import make_actor_critic
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.collector import RolloutCollector
-from vlm_agent.rollout.samples import Samples
 from vlm_agent.rollout.sources import FreshEpisodes
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback
@@ -36,9 +36,6 @@ from vlm_agent.runs.distributed import mean_over_ranks
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.pool.pool import EnvPool
-
-VALUE_EPOCHS = 20
-"""Passes of the value head over the student's returns; they cost next to nothing."""
 
 
 class ImitationTrainer(Trainer):
@@ -91,7 +88,10 @@ class ImitationTrainer(Trainer):
         )
         self.stage = 0  # the demonstrations; else the round of DAgger
         self._is_whole = self._is_repeating = False
+        self._lesson: Lesson | None = None  # that is gone over now
         self._learnt: dict[int, Path] = {}
+        self._within = NOWHERE
+        self._on_the_way: Path | None = None  # the last checkpoint from within a stage
         self.listen(*callbacks, Recorder())
 
     def train(self, demonstrations: Labelled | None = None) -> None:
@@ -122,18 +122,18 @@ class ImitationTrainer(Trainer):
     def learn(self, stage: int, known: Moments) -> Moments:
         """One :attr:`stage`: the student speaks, learns all that is known then, and is saved."""
         self.stage, config = stage, self.config
-        self._is_repeating = stage in self._learnt
         if stage == 0:
             name, epochs, peak = "demonstrations", config.sft_epochs, config.sft_learning_rate
             fresh = len(known)
         else:
             name = f"DAgger round {stage}"
             epochs, peak = config.dagger_epochs, config.dagger_learning_rate
-            heard = self.collect(name)
+            # What the student says again is on record already.
+            self._is_repeating = stage in (*self._learnt, self._within.stage)
+            heard, self._is_repeating = self.collect(name), False
             fresh, known = len(heard), Moments(*known.parts, heard)
-        if self._is_repeating:
+        if stage in self._learnt:
             restore(self.policy, self.optimizer, self._learnt[stage])
-            self._is_repeating = False
         else:
             self.fit(known, epochs, peak, name, fresh)
             self.conclude()
@@ -145,33 +145,51 @@ class ImitationTrainer(Trainer):
         """Go over what is known so many times; the learning rate rises to ``peak``, and falls.
 
         Of all but the ``fresh`` last moments a pass takes the share that ``dagger_replay`` says.
+        On its way it saves every ``save_freq`` moments, in place of what it saved there before.
         """
         self.run.begin()
-        last = len(known) if fresh is None else fresh
-        share = self.config.dagger_replay
-        count = last + round(share * (len(known) - last))
-        size = min(self.config.sft_batch_size, count)
-        batches = min(gather_object([count // size]))  # as many in every rank
-        total, done = epochs * batches, 0
-        self._is_whole = False
+        lesson = self._prepare(known, epochs, peak, stage, fresh)
+        moments = lesson.size * self.accelerator.num_processes
         self.policy.train()
-        with self._progress_bar(total, f"learning {stage}", "batch") as bar:
-            for epoch in range(epochs):
-                steps, where = [], f"{stage}, epoch {epoch}"
-                rng = derive_rng(self.recipe.run.seed, stage, self.accelerator.process_index, epoch)
-                order = pass_over(len(known), last, share, rng)[: batches * size]
-                for index in order.reshape(batches, size):
-                    rate = peak * warmup_and_decay(done / total)
-                    steps.append(self.imitate.step(known, np.sort(index), rate, where))
-                    done += 1
+        with self._progress_bar(lesson.total, f"learning {stage}", "batch", lesson.done) as bar:
+            while lesson.done < lesson.total and not self.should_stop:
+                for index in lesson.order()[lesson.done % lesson.batches :]:
+                    rate, where = lesson.learning_rate, f"{stage}, epoch {lesson.epoch}"
+                    lesson.seen.append(self.imitate.step(known, np.sort(index), rate, where))
+                    lesson.done += 1
+                    self.timesteps += moments
                     bar.update()
-                means = mean_over_ranks(self.accelerator, steps)
+                    is_due = self.timesteps % self.recipe.run.save_freq < moments
+                    if is_due and not lesson.ends_pass:
+                        self._save_on_the_way(self.save())
+                means = mean_over_ranks(self.accelerator, lesson.seen)
+                lesson.seen.clear()
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
-                self.timesteps += batches * size * self.accelerator.num_processes
-                self._record({"stage": stage, "epoch": epoch + 1, **means})
-                self._is_whole = epoch + 1 == epochs
-                if self.should_stop:
-                    break
+                self._record({"stage": stage, "epoch": lesson.epoch, **means})
+        if lesson.done == lesson.total:
+            self._is_whole, self._lesson = True, None
+
+    def _prepare(
+        self, known: Moments, epochs: int, peak: float, stage: str, fresh: int | None
+    ) -> Lesson:
+        """The passes of a stage, as far as they were gone when the run was stopped in them."""
+        rank = self.accelerator.process_index
+        last = len(known) if fresh is None else fresh
+        lesson = Lesson.over(known, epochs, peak, stage, last, self.recipe, rank)
+        if self._within.stage == self.stage:
+            restore(self.policy, self.optimizer, self._within.folder)
+            lesson.load_state_dict(self._within.lessons[rank], self.policy.device)
+            if lesson.seen:  # else a callback has saved it, for its own purposes
+                self._on_the_way = self._within.folder
+            self._within = NOWHERE
+        self._is_whole, self._lesson = False, lesson
+        return lesson
+
+    def _save_on_the_way(self, folder: Path | None) -> None:
+        """Keep a checkpoint from within a stage in place of the one before."""
+        before, self._on_the_way = self._on_the_way, folder
+        if before is not None and self.accelerator.is_main_process:
+            shutil.rmtree(before, ignore_errors=True)
 
     def collect(self, stage: str) -> Labelled:
         """The student speaks, the expert labels.
@@ -208,32 +226,8 @@ class ImitationTrainer(Trainer):
         """Teach the critics the returns of what the student does; nothing else changes."""
         # Long enough for failures to end: with successes alone all moments would look good.
         rollout = self._rollout("value head", at_least=2 * self.recipe.env.horizon)
-        returns_TN = returns_of_ended_episodes(
-            rollout.rewards,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.truncated,
-            self.recipe.ppo.gamma,
-            rollout.lost,
-        )
-        explained = {"explained_variance": self._fit(self.actor_critic, rollout, returns_TN)}
-        if self.actor_critic.state_critic is not None:  # the policy's own head learns too
-            own = self._fit(ActorCritic(self.policy), rollout, returns_TN)
-            explained["explained_variance_of_value_head"] = own
+        explained = learn_returns(self.actor_critic, self.accelerator, self.recipe, rollout)
         self._record({"stage": "value head", **explained})
-
-    def _fit(self, judge: ActorCritic, rollout: RolloutBuffer, returns_TN: np.ndarray) -> float:
-        """Have a critic learn these returns; how much of their variance it then explains."""
-        return fit_critic(
-            judge,
-            self.accelerator,
-            Samples(judge, rollout, self.accelerator.autocast),
-            returns_TN,
-            recipe=self.recipe,
-            epochs=VALUE_EPOCHS,
-            learning_rate=self.recipe.critic.value_learning_rate,
-        )
 
     def conclude(self) -> None:
         """Play the validation episodes, and keep the policy as it is now."""
@@ -244,6 +238,7 @@ class ImitationTrainer(Trainer):
                 rate = f"{evaluation.success_rate:.3f} ({low:.2f}-{high:.2f})"
                 tqdm.write(f"success {rate} in validation")
         self.save()
+        self._save_on_the_way(None)
 
     def evaluate(self) -> Evaluation:
         """Play the recipe's validation episodes."""
@@ -255,11 +250,13 @@ class ImitationTrainer(Trainer):
 
     def _save(self, folder: Path, optimizer: torch.optim.Optimizer | None = None) -> Path:
         self.run.begin()
+        lessons = gather_object([self._lesson.state_dict()] if self._lesson else [])
         if self.accelerator.is_main_process:
             state = {
                 "timesteps": self.timesteps,
                 "seconds": self.run.seconds,
                 "stage": self.stage if self._is_whole else None,
+                "within": {"stage": self.stage, "lessons": lessons} if lessons else None,
                 "processes": self.accelerator.num_processes,
                 "evaluations": self.evaluations,
             }
@@ -278,6 +275,7 @@ class ImitationTrainer(Trainer):
             UserError: It cannot be gone on from, or one of these checkpoints is gone.
         """
         state = load_trainer_state(folder)
+        self._within = within_stage(folder, state)
         self._learnt = learnt_stages(
             self.folders, folder, self.recipe, self.accelerator.num_processes
         )
@@ -295,6 +293,8 @@ class ImitationTrainer(Trainer):
         self.metrics = {"timesteps": self.timesteps, **metrics}
         self.callbacks("on_update_end", self, self.metrics)
 
-    def _progress_bar(self, total: int, name: str, unit: str) -> tqdm:
+    def _progress_bar(self, total: int, name: str, unit: str, done: int = 0) -> tqdm:
         hidden = not self.accelerator.is_main_process
-        return tqdm(total=total, desc=name, unit=unit, mininterval=0.5, disable=hidden)
+        return tqdm(
+            total=total, initial=done, desc=name, unit=unit, mininterval=0.5, disable=hidden
+        )
