@@ -2,22 +2,17 @@
 
 VENV  := .venv
 BIN   := $(VENV)/bin
-MODEL := Qwen/Qwen2-VL-2B-Instruct
+MODEL :=
+RECIPE := full
 ARGS  :=
 NAME  := starter
 SHIPPED := vlm_agent/shipped/policies/$(NAME)
-GPUS  := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-
 LAUNCH_0 := --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process $(shell nproc)
-LAUNCH_1 := --config_file accelerate_configs/single_gpu.yaml
-LAUNCH_N := --config_file accelerate_configs/multi_gpu.yaml --num_processes $(GPUS)
-LAUNCH   := $(BIN)/accelerate launch --quiet \
-	$(if $(filter 0,$(GPUS)),$(LAUNCH_0),$(if $(filter 1,$(GPUS)),$(LAUNCH_1),$(LAUNCH_N)))
 
 ifeq ($(MODEL),tiny)
-FULL := --config recipes/full_tiny.yaml
+ROAD := --config recipes/full_tiny.yaml
 else
-FULL := --config recipes/full.yaml --model_name_or_path $(MODEL)
+ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODEL))
 endif
 
 .DEFAULT_GOAL := help
@@ -29,8 +24,8 @@ help:  ## show this list
 quick: install system  ## the main job in minutes: 2,000 words of PPO with the tiny policy
 	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.train --config recipes/quick.yaml $(ARGS)
 
-full: install system  ## 100,000 words with Qwen2-VL-2B and LoRA; MODEL=tiny or MODEL=/a/folder for others
-	$(LAUNCH) -m vlm_agent.train $(FULL) $(ARGS)
+full: install system  ## demonstrations, warm start, 100,000 words of PPO, test; MODEL=tiny, MODEL=/a/folder, RECIPE=full_4bit
+	$(BIN)/vlm-agent road $(ROAD) $(ARGS)
 
 starter: install system  ## make a policy that comes with the package again; NAME=beginner for another one
 	$(BIN)/vlm-agent demos --config recipes/$(NAME).yaml

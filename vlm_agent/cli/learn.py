@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlm_agent.common.lifetime import end_with_launcher
@@ -48,6 +49,30 @@ def add_train(commands: Any) -> None:
 
 def add_sft(commands: Any) -> None:
     _add(commands, "sft", "the warm start as a recipe says, in one process", sft)
+
+
+def add_road(commands: Any) -> None:
+    parser = commands.add_parser(
+        "road",
+        help="all that a recipe of PPO needs: demonstrations, warm start, PPO, test episodes",
+        description="Run the warm start that a recipe begins with (init_from: "
+        "checkpoints/NAME_final, if NAME.yaml lies beside it), then the recipe, then test "
+        "episodes with the best policy, on all GPUs. Goes on where it was stopped. Takes any "
+        "--key value override, which is for both recipes.",
+    )
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the recipe")
+    parser.set_defaults(run=_road, takes_recipe=True)
+
+
+def _road(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.evaluation.evaluate import read_result
+    from vlm_agent.studies.road import run_road
+
+    path = run_road(arguments.config, rest)
+    result = read_result(path)
+    low, high = result["ci95_low"], result["ci95_high"]
+    print(f"success {result['success_rate']:.3f} ({low:.2f}-{high:.2f}) on test episodes: {path}")
+    return 0
 
 
 def _add(commands: Any, name: str, what: str, main: Callable[..., int]) -> None:

@@ -42,6 +42,8 @@ class Stage:
         anew: Further arguments where it is begun.
         go_on: Further arguments where it was stopped on its way.
         saved: Paths in the study's folder, as a pattern, without any of which it begins anew.
+        launcher: Module and arguments that start the command, if not Python itself; with others
+            it makes the same.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Stage:
     anew: tuple[str, ...] = ()
     go_on: tuple[str, ...] = ()
     saved: str = ""
+    launcher: tuple[str, ...] = ()
 
     def further(self, folder: Path, is_begun: bool) -> tuple[str, ...]:
         """What is added to its command now."""
@@ -116,7 +119,13 @@ def _run(stage: Stage, digest: str, folder: Path) -> None:
     is_begun = _read(folder / RECORDS_FILE).get(stage.name) == begun
     _note(folder / RECORDS_FILE, stage.name, begun)
     began = time.perf_counter()
-    command = [sys.executable, "-m", *stage.command, *stage.further(folder, is_begun)]
+    command = [
+        sys.executable,
+        "-m",
+        *stage.launcher,
+        *stage.command,
+        *stage.further(folder, is_begun),
+    ]
     # Or, were this process killed, a second one would run the stage beside what is left of it.
     end_too = functools.partial(end_with_parent, signal.SIGTERM, os.getpid())
     ended = subprocess.run(command, check=False, preexec_fn=end_too)
@@ -125,6 +134,11 @@ def _run(stage: Stage, digest: str, folder: Path) -> None:
     if ended.returncode != 0 or not stage.makes.exists():
         raise UserError(f"{stage.name} failed (exit code {ended.returncode})")
     _note(folder / RECORDS_FILE, stage.name, begun | {"done": True})
+
+
+def is_recorded(folder: Path, name: str) -> bool:
+    """Whether a stage of that name was run, or begun, in this folder."""
+    return name in _read(folder / RECORDS_FILE)
 
 
 def read_hours(folder: Path) -> dict[str, float]:
