@@ -50,6 +50,47 @@ def test_first_minibatch_has_ratio_one(recipe_for, form, precision, checkpointin
     assert any(row["approx_kl"] > 1e-6 for row in metrics_of(recipe))
 
 
+ROADS = {
+    "prefix": {"prompt_template": "prompts/default.jinja"},
+    "trunk": {"lora_layers": 1},
+    "both": {"prompt_template": "prompts/default.jinja", "lora_layers": 1},
+}
+
+
+@pytest.mark.parametrize("form", [{}, {"load_in_4bit": True}], ids=["lora", "4-bit"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("road", ROADS)
+def test_what_is_computed_once_leaves_the_ratio_at_one(recipe_for, caplog, road, dtype, form):
+    """Also where 12 words at once are rounded otherwise than the 4 of the rollout."""
+    recipe = recipe_for(
+        batch_size=12,
+        total_timesteps=64,
+        use_peft=True,
+        dtype=dtype,
+        recompute_log_probs=dtype == "bfloat16",
+        **ROADS[road],
+        **form,
+    )
+    trainer = trainer_for(recipe)
+    assert trainer.policy.model_pass.trunk_depth == (2 if road != "prefix" else 0)
+    trainer.train()
+    errors = [row["first_ratio_error"] for row in metrics_of(recipe)]
+    assert max(errors) < (1e-5 if dtype == "float32" else 1e-2)
+    assert any(row["approx_kl"] > 1e-6 for row in metrics_of(recipe))
+    assert "recompute_log_probs" not in caplog.text
+
+
+def test_ratios_that_are_off_before_anything_is_learnt_are_said(recipe_for, caplog):
+    recipe = recipe_for(use_peft=True, freeze_vision=True)
+    trainer = trainer_for(recipe)
+    for number in range(2):
+        rollout = rollout_of(trainer)
+        rollout.log_probs[:] -= 0.02
+        assert trainer.improve(rollout, number, 1e-3)["first_ratio_error"] > 1e-2
+    assert caplog.text.count("set recompute_log_probs: true") == 1
+    assert "update 0:" in caplog.text
+
+
 def test_dropout_in_the_model_itself_is_off(recipe_for):
     recipe = recipe_for()
     policy = fresh_policy(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,12 @@ VOCABULARY_SHARE_EVERY = 10
 """Updates between two looks at how much of the vocabulary's probability the words have."""
 
 
+MAX_RATIO_ERROR = 1e-2
+"""Of the first minibatch's ratios; more is said."""
+
+logger = logging.getLogger(__name__)
+
+
 class PPOUpdate:
     """Improves the policy on a rollout.
 
@@ -62,6 +69,7 @@ class PPOUpdate:
         self.policy = self.actor_critic.policy
         self.optimizer = optimizer
         self.reference = reference
+        self._has_warned = False
 
     def __call__(
         self, rollout: RolloutBuffer, number: int, critic_learning_rate: float
@@ -89,6 +97,8 @@ class PPOUpdate:
             for minibatch in minibatches(epoch):
                 where = f"update {number}, epoch {epoch}, minibatch {len(steps) - done_before}"
                 steps.append(self._step(samples, data, minibatch, number, where))
+                if len(steps) == 1:
+                    logged["first_ratio_error"] = self._first_ratio_error(steps[0], number)
             epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
@@ -112,9 +122,23 @@ class PPOUpdate:
         return {
             **means,
             **logged,
-            "first_ratio_error": max_over_ranks(self.accelerator, steps[0]["ratio_error"]),
             "n_epochs_done": epoch + 1,
         }
+
+    def _first_ratio_error(self, step: Batch, number: int) -> float:
+        """How far ratios are from 1 before anything is learnt from a rollout; too far is said."""
+        error = max_over_ranks(self.accelerator, step["ratio_error"])
+        if error > MAX_RATIO_ERROR and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "update %d: before anything is learnt, the probability of a word is off by %.2g of "
+                "what it was in the rollout (%.0e is usual at most): this dtype rounds batches of "
+                "another size too differently; set recompute_log_probs: true",
+                number,
+                error,
+                MAX_RATIO_ERROR,
+            )
+        return error
 
     def _data(
         self, rollout: RolloutBuffer, samples: Samples, minibatches: Minibatches
