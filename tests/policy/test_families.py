@@ -12,7 +12,7 @@ from tests.policy.slow import slow_scores
 from tests.policy.test_scoring import PHRASES, log_softmax
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.backbone.families import FAMILIES, Family
-from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.building import build_policy, merge_adapter
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act, evaluate_actions
 from vlm_agent.policy.inputs.encoder import ObservationEncoder
@@ -132,6 +132,41 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(make, make_observa
     frozen = make(freeze_vision=True)
     assert frozen.vision_is_frozen
     assert any(p.requires_grad for p in frozen.backbone.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("part", ["connector", "vision_tower"])
+def test_a_part_is_trained_beside_the_adapters(make, make_observations, tmp_path, part, dtype):
+    observations = make_observations(2, SIZE)
+    policy = make(use_peft=True, trained_modules=[part], dtype=dtype)
+    inner = policy.inner_model.model
+    trained = {n for n, p in policy.backbone.named_parameters() if p.requires_grad}
+    beside = {n for n in trained if "lora" not in n}
+    expected = policy.family.connector if part == "connector" else policy.family.vision
+    paths = [path for path in expected if policy.family.parts(inner, part)]
+    assert beside and all(any(f".{path}." in name for path in paths) for name in beside)
+    assert {
+        p.dtype for n, p in policy.named_parameters() if n.removeprefix("backbone.") in beside
+    } == {torch.float32}
+    assert not policy.vision_is_frozen and policy.model_pass.trunk_depth == 0
+    log_probs, *_ = evaluate_actions(policy, policy.encode(observations), torch.tensor([0, 1]))
+    log_probs.sum().backward()
+    gradients = [p.grad for n, p in policy.backbone.named_parameters() if n in beside]
+    assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
+    before = act(policy.eval(), observations).probs
+    with torch.no_grad():
+        for name, parameter in policy.backbone.named_parameters():
+            if name in trained:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    mine = act(policy, observations).probs
+    assert np.abs(mine - before).max() > 1e-4
+    policy.save_pretrained(tmp_path / "policy")
+    loaded = VLMPolicy.from_pretrained(tmp_path / "policy").eval()
+    assert np.array_equal(act(loaded, observations).probs, mine)
+    merged = merge_adapter(tmp_path / "policy").eval()
+    assert {p.dtype for p in merged.backbone.parameters()} == {getattr(torch, dtype)}
+    error = np.abs(act(merged, observations).probs - mine).max()
+    assert error < (1e-5 if dtype == "float32" else 0.02)
 
 
 def test_saved_policies_score_the_same(make, make_observations, tmp_path):

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.artifact import policy_folder, read_heads
 from vlm_agent.policy.backbone.families import FAMILIES
@@ -81,12 +83,14 @@ def merge_adapter(name: str | Path) -> VLMPolicy:
     if not saved.config.use_peft:
         raise UserError(f"the policy {str(name)!r} has no adapter to merge")
     config = dataclasses.replace(
-        saved.config, use_peft=False, load_in_4bit=False, load_in_8bit=False
+        saved.config, use_peft=False, trained_modules=[], load_in_4bit=False, load_in_8bit=False
     )
     adapted = saved.backbone
     if saved.config.is_quantized:
         adapted = load_adapter(load_base_model(config, saved.encoder.processor, saved.seed), folder)
     merged = adapted.merge_and_unload(safe_merge=True)
+    for parameter in merged.parameters():  # trained modules were in float32
+        parameter.data = parameter.data.to(getattr(torch, config.dtype))
     policy = VLMPolicy(merged, saved.encoder, config, saved.seed, saved.recipe)
     read_heads(policy, folder)
     return policy

@@ -55,6 +55,11 @@ class ModelConfig:
     lora_vision_modules: list[str] = setting(
         [], "linear layers of the vision tower that get adapters; none: it is frozen"
     )
+    trained_modules: list[Literal["connector", "vision_tower"]] = setting(
+        [],
+        "what is trained beside the adapters, whole and in float32: the connector between vision "
+        "tower and language model, or the vision_tower with it",
+    )
     freeze_vision: bool = setting(False, "full fine-tuning: leave the vision tower as it is")
     load_in_4bit: bool = setting(False, "LoRA on a backbone quantised to 4 bits (QLoRA)")
     load_in_8bit: bool = setting(False, "LoRA on a backbone quantised to 8 bits (LLM.int8())")

@@ -23,6 +23,7 @@ class Family:
     Attributes:
         language_model: Name of the language model below ``model.model``.
         vision: Names of the vision tower and what connects it, below ``model.model``.
+        connector: Names of what connects it, which may lie in the vision tower.
         image_inputs: What ``get_image_features`` takes, as the image processor names it.
         image_options: Options of the image processor: a small square frame is one tile.
         nested_images: Whether the image processor wants a list of images for each prompt.
@@ -33,6 +34,7 @@ class Family:
 
     language_model: str = "language_model"
     vision: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
+    connector: tuple[str, ...] = ("multi_modal_projector",)
     image_inputs: tuple[str, ...] = ("pixel_values",)
     image_options: Mapping[str, Any] = field(default_factory=dict)
     nested_images: bool = False
@@ -43,6 +45,20 @@ class Family:
     def vision_modules(self, model: nn.Module) -> list[nn.Module]:
         """The vision tower's modules of ``model.model``."""
         return [model.get_submodule(name) for name in self.vision]
+
+    def parts(self, model: nn.Module, name: str) -> list[str]:
+        """Paths below ``model.model`` of what any family calls ``vision_tower`` or ``connector``.
+
+        What is trained of a vision tower is all that its pictures go through; a list of modules
+        counts as its members.
+        """
+        found = []
+        for path in self.vision if name == "vision_tower" else self.connector:
+            members = [name for name, _ in model.named_modules() if name == path]
+            if members and isinstance(module := model.get_submodule(path), nn.ModuleList):
+                members = [f"{path}.{number}" for number in range(len(module))]
+            found += members
+        return found
 
     def layers_with_pictures(self, model: Any) -> int:
         """How many of the language model's lowest layers the vision tower feeds (DeepStack)."""
@@ -63,9 +79,12 @@ class Family:
         """
         made = model.get_image_features(**self.image_part(inputs), return_dict=True)
         stacks = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
-        return torch.stack(
+        features = torch.stack(
             [s if isinstance(s, torch.Tensor) else torch.stack(list(s)) for s in stacks], 1
         )
+        # What is trained of the vision tower computes in float32, whatever the others do.
+        dtype = model.get_input_embeddings().weight.dtype
+        return features.to(dtype) if dtype.itemsize < features.dtype.itemsize else features
 
     def encoder_outputs(self, features_BSPD: torch.Tensor) -> dict[str, Any]:
         """Features as ``model.forward`` takes them in place of pictures."""
@@ -90,10 +109,16 @@ class Family:
         return positions_31L[:, 0].long()
 
 
-_QWEN = Family(vision=("visual",), image_inputs=("pixel_values", "image_grid_thw"), mrope=True)
+_QWEN = Family(
+    vision=("visual",),
+    connector=("visual.merger", "visual.deepstack_merger_list"),
+    image_inputs=("pixel_values", "image_grid_thw"),
+    mrope=True,
+)
 _IDEFICS = Family(
     language_model="text_model",
     vision=("vision_model", "connector"),
+    connector=("connector",),
     image_inputs=("pixel_values", "pixel_attention_mask"),
     image_options={"do_image_splitting": False},
     nested_images=True,

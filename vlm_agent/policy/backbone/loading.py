@@ -16,10 +16,12 @@ import torch
 from huggingface_hub import constants
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.policy.backbone.lora import settle_trained_modules
 from vlm_agent.policy.backbone.processor import picture_processor_class
 from vlm_agent.policy.backbone.quantization import quantization_config, settle_quantized
 from vlm_agent.policy.backbone.tiny import MODEL_TYPE, build_tiny_model, build_tiny_processor
@@ -91,6 +93,9 @@ def load_adapter(base: PreTrainedModel, folder: Path, is_trainable: bool = False
     if not weights.is_file():  # PEFT would unpickle an older file in its place
         raise FileNotFoundError(f"there is no {weights}")
     model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
+    settle_trained_modules(model)
+    if model.peft_config["default"].modules_to_save:  # read again, in their own dtype
+        peft.set_peft_model_state_dict(model, load_file(weights))
     with safe_open(weights, framework="pt") as file:
         wanted = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
         missing = set(wanted) - set(file.keys())

@@ -7,6 +7,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -37,10 +38,46 @@ def add_lora(
             *_linear_layers(model, language, config.lora_target_modules, "lora_target_modules"),
             *_linear_layers(model, vision, config.lora_vision_modules, "lora_vision_modules"),
         ],
+        modules_to_save=_trained_modules(model, config, family) or None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, lora)
+        adapted = peft.get_peft_model(model, lora)
+    settle_trained_modules(adapted)
+    return adapted
+
+
+def _trained_modules(model: Any, config: ModelConfig, family: Family) -> list[str]:
+    """Paths of what is trained beside the adapters."""
+    # All that a vision tower's pictures go through has the connector in it.
+    whole = "vision_tower" in config.trained_modules
+    names = ["vision_tower"] if whole else config.trained_modules
+    return [f"model.{path}" for name in names for path in family.parts(model.model, name)]
+
+
+def settle_trained_modules(model: peft.PeftModel) -> None:
+    """Let what is trained beside the adapters compute in float32: bfloat16 is too coarse to learn.
+
+    Also what PEFT copied from a model in bfloat16.
+    """
+    for wrapper in model.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            for module in wrapper.modules_to_save.values():
+                module.float()
+                module.register_forward_pre_hook(_as_its_weights, with_kwargs=True)
+
+
+def _as_its_weights(
+    module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs in the dtype of a module's weights."""
+    dtype = next(module.parameters()).dtype
+
+    def cast(value: Any) -> Any:
+        is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if is_float else value
+
+    return tuple(map(cast, inputs)), {name: cast(value) for name, value in named.items()}
 
 
 def _top_layers(model: nn.Module, family: Family, count: int | None) -> list[str]:
