@@ -36,7 +36,9 @@ def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
     ].tolist()
     image_tokens = ids.count(encoder.processor.image_token_id)
     print(encoder.prompt(facts), end="\n\n")
+    shared = len(encoder.prefix)
     print(f"tokens: {len(ids)}, of which {image_tokens} are the picture's")
+    print(f"the first {shared} are the same in all prompts, and computed once for a batch")
     words = encoder.words
     for word, tokens, pieces in zip(words.words, words.tokens, words.pieces, strict=True):
         print(f"  {word:<16}{list(tokens)!s:<24}{list(pieces)}")

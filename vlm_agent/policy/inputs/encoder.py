@@ -121,6 +121,22 @@ class ObservationEncoder:
         adds = self._adds_special_tokens(prompt)
         return list(self.processor.tokenizer(prompt, add_special_tokens=adds)["input_ids"])
 
+    @functools.cached_property
+    def prefix(self) -> np.ndarray:
+        """Tokens that prompts begin with, whatever the facts are, as far as is known, int64 (K,).
+
+        Found by trying values of each fact. Prompts that begin otherwise share less.
+        """
+        start = self.template.start_facts
+        kinds = [start]
+        for place, fact in enumerate(self.template.facts):
+            tried = range(len(fact.values)) if fact.values else TRIED_NUMBERS
+            kinds += [(*start[:place], value, *start[place + 1 :]) for value in tried]
+        texts = dict.fromkeys(self.template.render(facts) for facts in kinds)
+        prompts = [np.array(self.tokens(text), np.int64) for text in texts]
+        picture = prompts[0].tolist().index(self.processor.image_token_id)
+        return prompts[0][: min(picture, _shared_by_all(prompts))]
+
     def _adds_special_tokens(self, prompt: str) -> bool:
         """Whether the tokenizer is to add any; some chat templates write the first one."""
         start = self.processor.tokenizer.bos_token
@@ -151,7 +167,6 @@ class PromptRows:
         self._text = functools.lru_cache(maxsize=100_000)(encoder.template.render)
         self._row = functools.lru_cache(maxsize=100_000)(self._make)
         self._picture = functools.cache(self._find_picture)
-        self._prefix = functools.cache(self._find_prefix)
         self._positions: dict[tuple[int, int, tuple[int, ...]], np.ndarray] = {}
 
     def _make(self, text: tuple[str, str], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,21 +202,6 @@ class PromptRows:
         last = min(behind, len(written) - 1 - first)
         return written[first : len(written) - last], whole[first : len(whole) - last]
 
-    def _find_prefix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """What prompts begin with before the picture, whatever the facts are, as far as is known.
-
-        Found by trying values of each fact. Prompts that begin otherwise share less.
-        """
-        template = self.encoder.template
-        kinds = [template.start_facts]
-        for place, fact in enumerate(template.facts):
-            tried = range(len(fact.values)) if fact.values else TRIED_NUMBERS
-            kinds += [(*kinds[0][:place], value, *kinds[0][place + 1 :]) for value in tried]
-        texts = dict.fromkeys(template.render(facts) for facts in kinds)
-        prompts = [self._row(text, shape)[0] for text in texts]
-        picture = prompts[0].tolist().index(self.model.config.image_token_id)
-        return prompts[0][: min(picture, _shared_by_all(prompts))]
-
     def __call__(self, facts_BF: np.ndarray, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """Padded on the left to the longest prompt of the batch.
 
@@ -215,7 +215,7 @@ class PromptRows:
             all of them begin.
         """
         rows = [self._row(self._text(tuple(facts)), shape) for facts in facts_BF.tolist()]
-        prefix = self._prefix(shape)[: None if self.shares else 0]
+        prefix = self.encoder.prefix[: None if self.shares else 0]
         if not all(np.array_equal(ids[: len(prefix)], prefix) for ids, _ in rows):
             prefix = prefix[: _shared_by_all([prefix, *(ids for ids, _ in rows)])]
         batch, length = len(rows), max(len(ids) for ids, _ in rows)
