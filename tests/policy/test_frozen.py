@@ -202,3 +202,23 @@ def test_a_prompt_that_begins_with_the_picture(make, make_observations):
     bare = without_prefix(inputs)
     assert 0 < len(inputs["prefix_ids"]) < 10  # what the chat template begins with
     assert (policy(**inputs).logits - policy(**bare).logits).abs().max() < 1e-5
+
+
+def test_fewer_layers_may_be_trained_than_have_adapters(make, make_observations):
+    """A warm start of all layers, and PPO of the top ones; what is below stays as it is."""
+    policy = make(use_peft=True, trained_modules=["connector"])
+    assert not policy.vision_is_frozen
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    policy.train_as(ModelConfig(use_peft=True, lora_layers=1, freeze_vision=True))
+    assert policy.vision_is_frozen and policy.model_pass.trunk_depth == 2
+    inputs = policy.encode(make_observations(3, SIZE))
+    optimizer = torch.optim.SGD(policy.backbone_parameters(), 0.1)
+    assert len(policy.backbone_parameters()) == 2 * 7
+    gradient(policy, inputs)
+    optimizer.step()
+    moved = {
+        n for n, p in policy.backbone.named_parameters() if not p.equal(before["backbone." + n])
+    }
+    assert len(moved) == 2 * 7 and all(".layers.2." in name for name in moved)
+    policy.train_as(ModelConfig(use_peft=True))
+    assert policy.model_pass.trunk_depth == 0 and not policy.vision_is_frozen

@@ -49,8 +49,9 @@ class ModelConfig:
     )
     lora_layers: Count | None = setting(
         None,
-        "adapters in this many of the language model's top layers only; what leaves the layers "
-        "below is then computed once per word; default: in all layers",
+        "train adapters in this many of the language model's top layers only; what leaves the "
+        "layers below is then computed once per word; default: in all layers. A policy that "
+        "begins with adapters in more layers keeps them",
     )
     lora_vision_modules: list[str] = setting(
         [], "linear layers of the vision tower that get adapters; none: it is frozen"
@@ -58,7 +59,7 @@ class ModelConfig:
     trained_modules: list[Literal["connector", "vision_tower"]] = setting(
         [],
         "what is trained beside the adapters, whole and in float32: the connector between vision "
-        "tower and language model, or the vision_tower with it",
+        "tower and language model, or the vision_tower with it; freeze_vision leaves them be",
     )
     freeze_vision: bool = setting(False, "full fine-tuning: leave the vision tower as it is")
     load_in_4bit: bool = setting(False, "LoRA on a backbone quantised to 4 bits (QLoRA)")

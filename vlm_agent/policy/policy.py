@@ -25,6 +25,7 @@ from vlm_agent.policy.artifact import (
 )
 from vlm_agent.policy.backbone.hidden import ModelPass
 from vlm_agent.policy.backbone.loading import Backbone
+from vlm_agent.policy.backbone.lora import choose_trained
 from vlm_agent.policy.backbone.patches import project_patches
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import Decision, PolicyOutput, act
@@ -95,10 +96,12 @@ class VLMPolicy(
     def train_as(self, config: ModelConfig) -> None:
         """Take from settings what a policy may be trained with, whatever it was made with.
 
-        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words`` and
-        ``gradient_checkpointing``.
+        That is ``freeze_vision``, ``detach_value``, ``temperature``, ``mask_senseless_words``,
+        ``gradient_checkpointing`` and, where there are adapters in more layers, ``lora_layers``.
         """
-        if not isinstance(self.backbone, peft.PeftModel):  # whose adapters alone are trained
+        if isinstance(self.backbone, peft.PeftModel):
+            choose_trained(self.backbone, config, self.family)
+        else:
             for module in self.family.vision_modules(self.inner_model.model):
                 module.requires_grad_(not config.freeze_vision)
         self.model_pass.find_frozen()

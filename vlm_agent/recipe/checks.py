@@ -93,8 +93,6 @@ def _adapters(sections: Mapping[str, Any]) -> dict[str, str]:
         )
     if model.trained_modules and not model.use_peft:
         found["trained_modules"] = "is for use_peft; without it all is trained"
-    if model.trained_modules and model.freeze_vision:
-        found["freeze_vision"] = "is true, but trained_modules names parts of it"
     if "vision_tower" in model.trained_modules and model.lora_vision_modules:
         found["lora_vision_modules"] = "adapts a vision tower that trained_modules trains whole"
     if model.lora_vision_modules and not model.use_peft:

@@ -91,6 +91,9 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
     # What VLMPolicy.train_as takes from the recipe, and where the weights once came from.
     free = {"gradient_checkpointing", "freeze_vision", "detach_value", "model_revision"}
     free |= {"temperature", "mask_senseless_words"}
+    has, asked = policy.config.lora_layers, wanted.lora_layers
+    if asked is not None and (has is None or asked <= has):
+        free.add("lora_layers")  # of those that have adapters, fewer are trained
     if recipe.critic.value_input == "state":  # then these are the sizes of another critic
         free |= {"value_head_width", "value_head_depth"}
     if wanted.scoring == "auto":

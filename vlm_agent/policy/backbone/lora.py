@@ -47,6 +47,25 @@ def add_lora(
     return adapted
 
 
+def choose_trained(model: peft.PeftModel, config: ModelConfig, family: Family) -> None:
+    """Train a model's adapters in the top layers that settings name, and what is beside them.
+
+    Args:
+        model: It may have adapters in more layers.
+        config: ``lora_layers``, and ``freeze_vision`` for the trained modules.
+        family: The model's.
+    """
+    base: Any = model.get_base_model()
+    layers = tuple(f"{path}." for path in _top_layers(base, family, config.lora_layers))
+    language = f"model.{family.language_model}."
+    for name, parameter in base.named_parameters():
+        if ".lora_" in name:
+            is_above = not name.startswith(language) or name.startswith(layers)
+            parameter.requires_grad_(is_above and "default" in name)
+        elif ".modules_to_save." in name:
+            parameter.requires_grad_(not config.freeze_vision)
+
+
 def _trained_modules(model: Any, config: ModelConfig, family: Family) -> list[str]:
     """Paths of what is trained beside the adapters."""
     # All that a vision tower's pictures go through has the connector in it.
