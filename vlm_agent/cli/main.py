@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from vlm_agent import __version__
 from vlm_agent.cli.entry import run_command
-from vlm_agent.cli.learn import add_road, add_sft, add_train
+from vlm_agent.cli.learn import add_pretrained, add_road, add_sft, add_train
 from vlm_agent.cli.look import add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
 from vlm_agent.cli.make import (
@@ -48,6 +48,7 @@ COMMANDS = (
     add_worlds,
     add_group_study,
     add_generalisation,
+    add_pretrained,
     add_doctor,
 )
 

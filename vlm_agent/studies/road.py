@@ -56,19 +56,20 @@ class Road:
         self.start = self._find_start()
 
     def _load(self, config: Path) -> Recipe:
-        return load_recipe([*self._words(config)], prog="vlm-agent road")
+        return load_recipe(list(self._words(config)), prog="vlm-agent road")
 
     def _words(self, config: Path) -> tuple[str, ...]:
         return ("--config", str(config), *self.overrides)
 
     def _find_start(self) -> Path | None:
         """The recipe of the warm start, unless that was made by other means already."""
-        begins = Path(self.recipe.run.init_from or "")
-        name = begins.name.removesuffix(FINAL)
+        begins = Path(self.recipe.run.init_from or "").name
+        name = begins.removesuffix(FINAL)
         config = self.config.with_name(f"{name}.yaml")
-        if not begins.name.endswith(FINAL) or not config.is_file():
+        if not begins.endswith(FINAL) or not config.is_file():
             return None
-        is_ours = not begins.is_dir() or is_recorded(self.folder, f"warm start: {name}")
+        made = RunFolders(self._load(config)).final
+        is_ours = not made.is_dir() or is_recorded(self.folder, f"warm start: {name}")
         return config if is_ours else None
 
     def check(self) -> None:
@@ -83,6 +84,7 @@ class Road:
     def stages(self) -> Iterator[Stage]:
         """Demonstrations, warm start, PPO, test episodes."""
         needs: tuple[str, ...] = ()
+        begins: tuple[str, ...] = ()
         if self.start is not None:
             recipe = self._load(self.start)
             folder = DemonstrationsFolder(recipe).path
@@ -92,18 +94,22 @@ class Road:
             command = ("vlm_agent.sft", *self._words(self.start))
             made = RunFolders(recipe).final
             yield self._learning("warm start", recipe, command, made, (shown,))
-            needs = (f"warm start: {recipe.run.run_name}",)
+            needs, begins = (f"warm start: {recipe.run.run_name}",), ("--init_from", str(made))
         folders = RunFolders(self.recipe)
-        command = ("vlm_agent.train", *self._words(self.config))
+        command = ("vlm_agent.train", *self._words(self.config), *begins)
         learning = self._learning("PPO", self.recipe, command, folders.summary, needs)
         yield learning
-        result = folders.run / "test.json"
-        command = ("vlm_agent.cli", "eval", "--policy", str(folders.best), "--split", "test")
-        command += ("--num_eval_episodes", str(TEST_EPISODES), "--json", str(result))
-        command += ("--num_envs", str(self.recipe.rollout.num_envs))
-        if self.recipe.env.modules:
-            command += ("--trust_modules", "true")  # the recipe names them, too
-        yield Stage(f"evaluation: {self.recipe.run.run_name}", command, result, (learning.name,))
+        yield self.evaluation(self.recipe, folders.best, learning.name)
+
+    def evaluation(self, recipe: Recipe, policy: Path, maker: str) -> Stage:
+        """Test episodes with a policy that a recipe's stage makes."""
+        result = RunFolders(recipe).run / "test.json"
+        command = ["vlm_agent.cli", "eval", "--policy", str(policy), "--split", "test"]
+        command += ["--num_eval_episodes", str(TEST_EPISODES), "--json", str(result)]
+        command += ["--num_envs", str(recipe.rollout.num_envs)]
+        if recipe.env.modules:
+            command += ["--trust_modules", "true"]  # the recipe names them, too
+        return Stage(f"evaluation: {recipe.run.run_name}", tuple(command), result, (maker,))
 
     def _learning(
         self, kind: str, recipe: Recipe, command: tuple[str, ...], makes: Path, needs: Sequence[str]
