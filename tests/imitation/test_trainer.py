@@ -264,6 +264,22 @@ def test_a_warm_start_that_was_killed_in_a_pass_goes_on_inside_it(recipe_for, ba
     assert left == [0, 1, 2]
 
 
+def test_a_pass_with_other_batches_is_not_gone_on_with(recipe_for):
+    settings = SETTINGS | {"save_freq": 48}
+    recipe = recipe_for(**settings)
+    pool = of(ExpertPool(recipe.rollout.num_envs), recipe)
+    trainer = ImitationTrainer(fresh_policy(recipe), pool, recipe, [KilledInside(10)])
+    with pytest.raises(KilledError):
+        trainer.train(known())
+    again = recipe_for(**settings | {"sft_batch_size": 8}, resume_from="latest")
+    folder = RunFolders(again).resume_folder(again)
+    pool = of(ExpertPool(again.rollout.num_envs), again)
+    resumed = ImitationTrainer(resumed_policy(folder, again), pool, again)
+    resumed.resume(folder)
+    with pytest.raises(UserError, match="had 4 batches of 16, and would have 8 of 8 now"):
+        resumed.train(known())
+
+
 class SavesAfterAPass(Callback):
     def on_update_end(self, trainer, metrics):
         if metrics.get("epoch") == 2:

@@ -138,7 +138,7 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(make, make_observa
 @pytest.mark.parametrize("part", ["connector", "vision_tower"])
 def test_a_part_is_trained_beside_the_adapters(make, make_observations, tmp_path, part, dtype):
     observations = make_observations(2, SIZE)
-    policy = make(use_peft=True, trained_modules=[part], dtype=dtype)
+    policy = make(use_peft=True, trained_modules=[part], lora_layers=2, dtype=dtype)
     inner = policy.inner_model.model
     trained = {n for n, p in policy.backbone.named_parameters() if p.requires_grad}
     beside = {n for n in trained if "lora" not in n}
@@ -165,6 +165,7 @@ def test_a_part_is_trained_beside_the_adapters(make, make_observations, tmp_path
     assert np.array_equal(act(loaded, observations).probs, mine)
     merged = merge_adapter(tmp_path / "policy").eval()
     assert {p.dtype for p in merged.backbone.parameters()} == {getattr(torch, dtype)}
+    assert (merged.config.lora_layers, merged.config.trained_modules) == (None, [])
     error = np.abs(act(merged, observations).probs - mine).max()
     assert error < (1e-5 if dtype == "float32" else 0.02)
 

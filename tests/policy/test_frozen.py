@@ -222,3 +222,21 @@ def test_fewer_layers_may_be_trained_than_have_adapters(make, make_observations)
     assert len(moved) == 2 * 7 and all(".layers.2." in name for name in moved)
     policy.train_as(ModelConfig(use_peft=True))
     assert policy.model_pass.trunk_depth == 0 and not policy.vision_is_frozen
+
+
+@torch.no_grad()
+def test_weights_that_are_loaded_leave_no_prefix_of_before(make, make_observations):
+    policy, other = (make(use_peft=True, lora_layers=1) for _ in range(2))
+    observations = make_observations(2, SIZE)
+    policy(**policy.encode(observations))
+    for parameter in other.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    policy.load_state_dict(other.state_dict())
+    expected = other(**other.encode(observations)).logits
+    assert torch.equal(policy(**policy.encode(observations)).logits, expected)
+
+
+def test_a_prompt_may_fail_for_facts_that_no_episode_has(make, make_observations):
+    source = "{{ 100 * words_left // (step + words_left) }} % {{ image }} {{ gripper }}"
+    policy = make(source=source)
+    assert policy(**policy.encode(make_observations(2, SIZE))).logits.shape == (2, 8)

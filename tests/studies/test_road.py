@@ -122,8 +122,35 @@ def test_a_warm_start_that_was_made_otherwise_is_taken_as_it_is(place):
         "PPO: learn",
         "evaluation: learn",
     ]
-    (config.parent / "checkpoints" / "begin_final").mkdir(parents=True)
-    assert [s.name for s in Road(config).stages()] == ["PPO: learn", "evaluation: learn"]
+    final = config.parent / "checkpoints" / "begin_final"
+    final.mkdir(parents=True)
+    given = Road(config)
+    assert [stage.name for stage in given.stages()] == ["PPO: learn", "evaluation: learn"]
+    assert given.begins == final and str(final) in next(given.stages()).command
+
+
+def test_demonstrations_that_were_collected_otherwise_are_taken_as_they_are(place):
+    config = place("shown")
+    main(["demos", "--config", str(config.with_name("begin.yaml")), "--num_demo_episodes", "2"])
+    assert next(Road(config).stages()).name == "warm start: begin"
+
+
+def test_a_run_that_was_begun_otherwise_is_not_deleted(place):
+    config = place("begun")
+    (config.parent / "checkpoints" / "learn_step32").mkdir(parents=True)
+    with pytest.raises(UserError, match="PPO: learn: there are checkpoints of it .*learn_step"):
+        run_road(config)
+    assert (config.parent / "checkpoints" / "learn_step32").is_dir()
+
+
+def test_recipes_that_do_not_fit_and_a_recipe_by_its_name(place):
+    config = place("other")
+    config.write_text(config.read_text().replace("lora_layers: 1", "lora_layers: 2"))
+    with pytest.raises(UserError, match="differs from .* in lora_layers: PPO could not begin"):
+        run_road(config)
+    assert Road(Path("full")).start.name == "full_warm_start.yaml"
+    with pytest.raises(UserError, match="--resume_from: the road goes on by itself"):
+        Road(Path("full"), ["--resume_from", "latest"])
 
 
 def test_a_road_that_cannot_be_gone_says_so_first(place):

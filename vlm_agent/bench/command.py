@@ -48,7 +48,7 @@ def _model(description: str, rounds: int, **others: Option) -> Benchmark:
         "device": Option("cpu", "where", choices=("cpu", "cuda")),
         "vocabulary": Option(151_936, "tokens of the vocabulary; the default is Qwen2-VL's", 1000),
         "batch_size": Option(16, "observations at once"),
-        "frame_size": Option(0, "pixels; 0 for what suits the architecture", 0, 640),
+        "frame_size": Option(0, "pixels, 28 or more; 0 for what suits the architecture", 0, 640),
         "rounds": Option(rounds, "how often each contender has its turn"),
     }
     return Benchmark(description, {**options, **others})

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.demonstrations.reading import Moments
 from vlm_agent.imitation.update import pass_over, warmup_and_decay
@@ -95,12 +96,24 @@ class Lesson:
     def state_dict(self) -> dict[str, Any]:
         """How far it came, as JSON values."""
         return {
+            "size": self.size,
+            "batches": self.batches,
             "done": self.done,
             "seen": [{name: float(x) for name, x in row.items()} for row in self.seen],
         }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            UserError: Its passes had other batches.
+        """
+        if (state["size"], state["batches"]) != (self.size, self.batches):
+            raise UserError(
+                f"resume_from: a pass of {self.stage} had {state['batches']} batches of "
+                f"{state['size']}, and would have {self.batches} of {self.size} now: "
+                "sft_batch_size and dagger_replay have to stay what they were"
+            )
         self.done = state["done"]
         self.seen = [
             {name: torch.tensor(x, device=device) for name, x in row.items()}

@@ -12,7 +12,7 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.checkpoints import load_trainer_state
-from vlm_agent.runs.folders import OPTIMIZER_FILE, RunFolders
+from vlm_agent.runs.folders import OPTIMIZER_FILE, RunFolders, delete_checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,17 @@ def within_stage(folder: Path, state: dict[str, Any]) -> Within:
     """The stage in which a checkpoint was written; ``NOWHERE`` for one of a whole stage."""
     within = state.get("within")
     return Within(within["stage"], folder, within["lessons"]) if within else NOWHERE
+
+
+def forget_passes(folders: RunFolders, latest: Path) -> None:
+    """Delete a run's checkpoints from between two batches, but for the latest one.
+
+    Callbacks save where a pass ends: those are theirs.
+    """
+    for path in folders.steps():
+        within = within_stage(path, load_trainer_state(path))
+        if path != latest and any(lesson["seen"] for lesson in within.lessons):
+            delete_checkpoint(path)
 
 
 def learnt_stages(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.imitation.checks import check_warm_start
 from vlm_agent.imitation.lesson import Lesson
-from vlm_agent.imitation.resume import NOWHERE, learnt_stages, restore, within_stage
+from vlm_agent.imitation.resume import NOWHERE, forget_passes, learnt_stages, restore, within_stage
 from vlm_agent.imitation.returns import learn_returns
 from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate
 from vlm_agent.policy.policy import VLMPolicy
@@ -91,7 +90,6 @@ class ImitationTrainer(Trainer):
         self._lesson: Lesson | None = None  # that is gone over now
         self._learnt: dict[int, Path] = {}
         self._within = NOWHERE
-        self._on_the_way: Path | None = None  # the last checkpoint from within a stage
         self.listen(*callbacks, Recorder())
 
     def train(self, demonstrations: Labelled | None = None) -> None:
@@ -161,7 +159,7 @@ class ImitationTrainer(Trainer):
                     bar.update()
                     is_due = self.timesteps % self.recipe.run.save_freq < moments
                     if is_due and not lesson.ends_pass:
-                        self._save_on_the_way(self.save())
+                        self.save()
                 means = mean_over_ranks(self.accelerator, lesson.seen)
                 lesson.seen.clear()
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
@@ -179,17 +177,9 @@ class ImitationTrainer(Trainer):
         if self._within.stage == self.stage:
             restore(self.policy, self.optimizer, self._within.folder)
             lesson.load_state_dict(self._within.lessons[rank], self.policy.device)
-            if lesson.seen:  # else a callback has saved it, for its own purposes
-                self._on_the_way = self._within.folder
             self._within = NOWHERE
         self._is_whole, self._lesson = False, lesson
         return lesson
-
-    def _save_on_the_way(self, folder: Path | None) -> None:
-        """Keep a checkpoint from within a stage in place of the one before."""
-        before, self._on_the_way = self._on_the_way, folder
-        if before is not None and self.accelerator.is_main_process:
-            shutil.rmtree(before, ignore_errors=True)
 
     def collect(self, stage: str) -> Labelled:
         """The student speaks, the expert labels.
@@ -238,7 +228,6 @@ class ImitationTrainer(Trainer):
                 rate = f"{evaluation.success_rate:.3f} ({low:.2f}-{high:.2f})"
                 tqdm.write(f"success {rate} in validation")
         self.save()
-        self._save_on_the_way(None)
 
     def evaluate(self) -> Evaluation:
         """Play the recipe's validation episodes."""
@@ -261,6 +250,7 @@ class ImitationTrainer(Trainer):
                 "evaluations": self.evaluations,
             }
             save_checkpoint(folder, self.policy, state, optimizer, self.actor_critic.extra_heads())
+            forget_passes(self.folders, latest=folder)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder

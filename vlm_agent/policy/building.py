@@ -83,7 +83,12 @@ def merge_adapter(name: str | Path) -> VLMPolicy:
     if not saved.config.use_peft:
         raise UserError(f"the policy {str(name)!r} has no adapter to merge")
     config = dataclasses.replace(
-        saved.config, use_peft=False, trained_modules=[], load_in_4bit=False, load_in_8bit=False
+        saved.config,
+        use_peft=False,
+        lora_layers=None,
+        trained_modules=[],
+        load_in_4bit=False,
+        load_in_8bit=False,
     )
     adapted = saved.backbone
     if saved.config.is_quantized:

@@ -61,7 +61,10 @@ class ModelConfig:
         "what is trained beside the adapters, whole and in float32: the connector between vision "
         "tower and language model, or the vision_tower with it; freeze_vision leaves them be",
     )
-    freeze_vision: bool = setting(False, "full fine-tuning: leave the vision tower as it is")
+    freeze_vision: bool = setting(
+        False,
+        "leave the vision tower as it is: in full fine-tuning, and what trained_modules names",
+    )
     load_in_4bit: bool = setting(False, "LoRA on a backbone quantised to 4 bits (QLoRA)")
     load_in_8bit: bool = setting(False, "LoRA on a backbone quantised to 8 bits (LLM.int8())")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = setting("nf4", "number format of the 4 bits")

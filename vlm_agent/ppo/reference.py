@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 
 from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import evaluate_actions
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import start_policy
+
+MODULES = ".modules_to_save.default."
+"""In the names of what is trained beside adapters."""
 
 
 class ReferencePolicy:
@@ -71,23 +77,31 @@ def make_reference(policy: VLMPolicy, recipe: Recipe, is_start: bool) -> Referen
         return ReferencePolicy(policy)
     if not recipe.model.use_peft:
         return ReferencePolicy(policy, start_policy(recipe).backbone_parameters())
-    if recipe.run.init_from is None:  # a fresh adapter adds nothing: its second factor is zero
-        trained = policy.backbone.named_parameters()
-        return ReferencePolicy(
-            policy,
-            [p * 0 if "lora_B" in name else p for name, p in trained if p.requires_grad],
-        )
-    return ReferencePolicy(policy, _adapter_weights(policy, recipe.run.init_from))
+    start = recipe.run.init_from
+    return ReferencePolicy(policy, _start_weights(policy, policy_folder(start) if start else None))
 
 
-def _adapter_weights(policy: VLMPolicy, init_from: str) -> list[torch.Tensor]:
-    """The weights of a saved adapter, in the order of the trained one's."""
-    name = "reference"
-    backbone = policy.backbone
-    trained = [key for key, p in backbone.named_parameters() if p.requires_grad]
-    backbone.load_adapter(str(policy_folder(init_from)), name, is_trainable=False)
-    found = dict(backbone.named_parameters())
-    weights = [found[key.replace(".default.", f".{name}.")].detach().clone() for key in trained]
-    backbone.delete_adapter(name)
-    backbone.set_adapter("default")
-    return weights
+def _start_weights(policy: VLMPolicy, folder: Path | None) -> list[torch.Tensor]:
+    """What the weights that are trained were at the start, in their order.
+
+    Args:
+        policy: With adapters.
+        folder: The saved policy that the run started from; ``None`` for a fresh one.
+    """
+    known = dict(policy.backbone.named_parameters())
+    trained = [name for name, parameter in known.items() if parameter.requires_grad]
+    if folder is not None:
+        saved = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+        return [saved[_saved_name(name)] for name in trained]
+    weights = []
+    for name in trained:
+        if MODULES in name:  # PEFT keeps what it copied
+            weights.append(known[name.replace(MODULES, ".original_module.")])
+        else:  # a fresh adapter adds nothing: its second factor is zero
+            weights.append(known[name] * 0 if ".lora_B." in name else known[name])
+    return [weight.detach() for weight in weights]
+
+
+def _saved_name(name: str) -> str:
+    """A parameter's name in an adapter's file."""
+    return name.replace(MODULES, ".").replace(".default.", ".")

@@ -130,14 +130,18 @@ class PPOUpdate:
         error = max_over_ranks(self.accelerator, step["ratio_error"])
         if error > MAX_RATIO_ERROR and not self._has_warned:
             self._has_warned = True
-            logger.warning(
-                "update %d: before anything is learnt, the probability of a word is off by %.2g of "
-                "what it was in the rollout (%.0e is usual at most): this dtype rounds batches of "
-                "another size too differently; set recompute_log_probs: true",
-                number,
-                error,
-                MAX_RATIO_ERROR,
-            )
+            is_coarse = self.recipe.model.dtype != "float32" or self.accelerator.native_amp
+            why = "what computes it twice does not agree: this is a fault, please report it"
+            if is_coarse and not self.ppo.recompute_log_probs:
+                why = "bfloat16 rounds batches of another size otherwise: recompute_log_probs: true"
+            if self.accelerator.is_main_process:
+                logger.warning(
+                    "update %d: before anything is learnt, the probability of a word is off by "
+                    "%.2g of what it was when it was said; %s",
+                    number,
+                    error,
+                    why,
+                )
         return error
 
     def _data(

@@ -100,7 +100,7 @@ def _adapters(sections: Mapping[str, Any]) -> dict[str, str]:
     if model.lora_layers is not None and not model.use_peft:
         found["lora_layers"] = "says where adapters go, but use_peft is false"
     if model.use_peft and not model.lora_target_modules and not model.lora_vision_modules:
-        found["lora_target_modules"] = "the list is empty, nothing would be trained"
+        found["lora_target_modules"] = "the list is empty: use_peft needs layers to adapt"
     if model.lora_vision_modules and model.freeze_vision:
         found["freeze_vision"] = "is true, but lora_vision_modules names layers to adapt"
     return found

@@ -128,14 +128,24 @@ def read_recipe(recipe: str | Path) -> tuple[dict[str, Any], list[Path]]:
     Raises:
         UserError: There is none, or it is no mapping.
     """
+    path = recipe_file(recipe)
+    folder = path.resolve().parent
+    return read_yaml(path), [folder, folder.parent]
+
+
+def recipe_file(recipe: str | Path) -> Path:
+    """The file of a recipe, which may be the name of one that ships.
+
+    Raises:
+        UserError: None of that name ships.
+    """
     path, shipped = Path(recipe), SHIPPED / "recipes"
     if not path.is_file() and path.name == str(recipe) and not path.suffix:
         path = shipped / f"{recipe}.yaml"
         if not path.is_file():
             names = [known.stem for known in shipped.glob("*.yaml")]
             raise UserError(f"config: {unknown_name('recipe', str(recipe), names)}")
-    folder = path.resolve().parent
-    return read_yaml(path), [folder, folder.parent]
+    return path
 
 
 def make_recipe(

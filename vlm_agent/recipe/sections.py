@@ -81,8 +81,9 @@ class RolloutConfig:
     )
     feature_cache_gb: Annotated[float, Field(ge=0)] = setting(
         2.0,
-        "host memory of each process for image features of a frozen vision tower, in GiB; what "
-        "does not fit is computed again in each epoch",
+        "host memory of each process for what frozen parts made of a rollout's words (image "
+        "features, states below the trained layers), in GiB; what does not fit is computed again "
+        "in each epoch",
     )
 
 

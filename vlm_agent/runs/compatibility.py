@@ -87,18 +87,22 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
     Raises:
         UserError: Naming the settings that differ.
     """
+    if different := different_settings(policy.config, recipe):
+        raise UserError(f"{what} differs from the recipe in {', '.join(different)}")
+
+
+def different_settings(has: ModelConfig, recipe: Recipe) -> list[str]:
+    """The settings of a policy's model in which it is not of a recipe's kind."""
     wanted = recipe.model
     # What VLMPolicy.train_as takes from the recipe, and where the weights once came from.
     free = {"gradient_checkpointing", "freeze_vision", "detach_value", "model_revision"}
     free |= {"temperature", "mask_senseless_words"}
-    has, asked = policy.config.lora_layers, wanted.lora_layers
-    if asked is not None and (has is None or asked <= has):
+    asked = wanted.lora_layers
+    if asked is not None and (has.lora_layers is None or asked <= has.lora_layers):
         free.add("lora_layers")  # of those that have adapters, fewer are trained
     if recipe.critic.value_input == "state":  # then these are the sizes of another critic
         free |= {"value_head_width", "value_head_depth"}
-    if wanted.scoring == "auto":
-        free.add("scoring")  # it was chosen when the policy was made
+    if "auto" in (wanted.scoring, has.scoring):
+        free.add("scoring")  # it is chosen when the policy is made
     names = [field.name for field in fields(ModelConfig) if field.name not in free]
-    different = [n for n in names if getattr(policy.config, n) != getattr(wanted, n)]
-    if different:
-        raise UserError(f"{what} differs from the recipe in {', '.join(different)}")
+    return [name for name in names if getattr(has, name) != getattr(wanted, name)]

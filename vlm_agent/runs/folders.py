@@ -49,9 +49,7 @@ class RunFolders:
         """Delete what a run left that went on from here, so that it can go on in another way."""
         # The newest first: what is left when this is interrupted is a run that ended earlier.
         for checkpoint in reversed(self.steps(after=timesteps)):
-            partial = checkpoint.with_name(checkpoint.name + PARTIAL)
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(checkpoint.rename(partial))
+            delete_checkpoint(checkpoint)
         for path in self.evaluation(0).parent.glob("*.json"):
             if path.stem.isdecimal() and int(path.stem) > timesteps:
                 path.unlink()
@@ -131,3 +129,10 @@ class RunFolders:
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
             raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
         return Path(wanted)
+
+
+def delete_checkpoint(folder: Path) -> None:
+    """Delete one, so that a part of it is never taken for the whole."""
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder.rename(partial))

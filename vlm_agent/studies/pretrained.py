@@ -63,7 +63,8 @@ class Pretrained:
         """Its stages, and test episodes with the warm start as well."""
         road = self.road(form)
         stages = list(road.stages())
-        assert road.start is not None
+        if road.start is None:
+            raise UserError(f"{road.begins} was made otherwise: delete it, or take another folder")
         start = load_recipe(["--config", str(road.start), *road.overrides])
         begins = RunFolders(start)
         return [*stages, road.evaluation(start, begins.final, f"warm start: {begins.name}")]
@@ -102,7 +103,9 @@ def write_pretrained(study: Pretrained, output: Path) -> None:
         if not all(path.is_file() for path in results.values()):
             rows += [row for row in known["rows"] if row["model"] == form]
             continue
-        share = vocabulary_share(road)
+        earlier = [row for row in known["rows"] if row["model"] == form]
+        key = "vocabulary_share_untrained"
+        share = earlier[0][key] if earlier else vocabulary_share(road)
         hours = sum(read_hours(road.folder).values())
         for name, path in sorted(results.items(), reverse=True):
             result = read_result(path)
@@ -111,8 +114,8 @@ def write_pretrained(study: Pretrained, output: Path) -> None:
                     "model": form,
                     "policy": "warm start" if name.endswith("_start") else "PPO from it",
                     **{key: result[key] for key in KEPT},
-                    "vocabulary_share_untrained": share,
-                    "hours": round(hours, 2),
+                    key: share,
+                    "hours_of_the_road": round(hours, 2),
                 }
             )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -85,6 +85,8 @@ def make_models(folder: Path) -> None:
         )
     processor = make_processor(tokenizer)
     for kind in KINDS:
+        if (folder / kind).is_dir():
+            continue
         model = make_model(language if kind == "pretrained" else None, language.config, processor)
         partial = folder / (kind + PARTIAL)
         model.save_pretrained(partial)

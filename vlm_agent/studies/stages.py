@@ -141,6 +141,17 @@ def is_recorded(folder: Path, name: str) -> bool:
     return name in _read(folder / RECORDS_FILE)
 
 
+def begun_otherwise(stages: Sequence[Stage], folder: Path) -> list[Stage]:
+    """Those that have saved something, but not as these stages would."""
+    digests, records = stage_digests(stages, folder), _read(folder / RECORDS_FILE)
+    return [
+        stage
+        for stage in stages
+        if any(folder.glob(stage.saved or "\0"))
+        and records.get(stage.name, {}).get("digest") != digests[stage.name]
+    ]
+
+
 def read_hours(folder: Path) -> dict[str, float]:
     """The hours that each stage took so far."""
     return _read(folder / HOURS_FILE)

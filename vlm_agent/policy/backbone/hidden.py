@@ -167,8 +167,12 @@ class ModelPass:
     def _prefix_trunk(self, prompts: _Prompts) -> torch.Tensor:
         """What leaves the trunk where the prefix stands, (K, D): computed once."""
         ids_K = prompts.prefix_ids
-        key = (*ids_K.tolist(), ids_K.device, torch.is_autocast_enabled(ids_K.device.type))
+        # Whatever else has been loaded, or moved, since then.
+        weights = [(p._version, p.data_ptr(), p.dtype) for p in self._below()]
+        autocast = torch.is_autocast_enabled(ids_K.device.type)
+        key = (*ids_K.tolist(), *weights, ids_K.device, autocast)
         if key not in self._prefixes:
+            self._prefixes.clear()
             states_1KD = self._embedding(ids_K)[None]
             if len(ids_K):
                 with self._cut():
@@ -179,6 +183,11 @@ class ModelPass:
                     ).last_hidden_state
             self._prefixes[key] = states_1KD[0]
         return self._prefixes[key]
+
+    def _below(self) -> list[nn.Parameter]:
+        """The weights that the trunk's states come from, but for the vision tower's."""
+        modules = [self._embedding, *self.language_model.layers[: self.trunk_depth]]
+        return [parameter for module in modules for parameter in module.parameters()]
 
     @contextmanager
     def _cut(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
@@ -132,7 +133,10 @@ class ObservationEncoder:
         for place, fact in enumerate(self.template.facts):
             tried = range(len(fact.values)) if fact.values else TRIED_NUMBERS
             kinds += [(*start[:place], value, *start[place + 1 :]) for value in tried]
-        texts = dict.fromkeys(self.template.render(facts) for facts in kinds)
+        texts: dict[tuple[str, str], None] = {}
+        for facts in kinds:
+            with contextlib.suppress(UserError):  # of values that no episode may have
+                texts[self.template.render(facts)] = None
         prompts = [np.array(self.tokens(text), np.int64) for text in texts]
         picture = prompts[0].tolist().index(self.processor.image_token_id)
         return prompts[0][: min(picture, _shared_by_all(prompts))]
