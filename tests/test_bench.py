@@ -58,6 +58,9 @@ def test_update_writes_its_ratios():
         "ours": update.Run(1.0, 2**30, 1e-6, {}),
         "without_cache": update.Run(2.0, 2**30, 2e-6, {}),
         "naive": update.Run(8.0, 4 * 2**30, 3e-6, {}),
+        "whole_prompts": update.Run(3.0, 2**31, 1e-6, {}),
+        "top": update.Run(0.5, 2**30, 1e-6, {}),
+        "top_recomputed": update.Run(1.25, 2**30, 1e-6, {}),
     }
 
     figures = update.measure(**SMALL, rounds=2, samples=4, run=lambda name, *_: runs[name])
@@ -66,6 +69,9 @@ def test_update_writes_its_ratios():
     assert figures["peak_memory_ratio"] == 0.25
     assert figures["samples_per_s"] == 16
     assert figures["largest_ratio_error"] == 3e-6
+    assert (figures["speedup_prefix"], figures["speedup_trunk"]) == (3, 2.5)
+    assert (figures["speedup_both"], figures["peak_memory_ratio_both"]) == (6, 0.5)
+    assert max(figures["max_score_diff"], figures["max_gradient_diff"]) < 1e-5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
