@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.cli.options import check_writable
 from vlm_agent.common.lifetime import end_with_launcher
 
 
@@ -73,39 +72,6 @@ def _road(arguments: argparse.Namespace, rest: list[str]) -> int:
     result = read_result(path)
     low, high = result["ci95_low"], result["ci95_high"]
     print(f"success {result['success_rate']:.3f} ({low:.2f}-{high:.2f}) on test episodes: {path}")
-    return 0
-
-
-def add_pretrained(commands: Any) -> None:
-    parser = commands.add_parser(
-        "pretrained",
-        help="what a pretrained language model is worth: the road with and without it",
-        description="Make a SmolVLM with SmolLM2's language model and one of random weights, "
-        "train both on Lift, and compare them on test episodes. Goes on where it was stopped.",
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, default=Path("recipes/results/pretrained.json"))
-    parser.add_argument(
-        "--forms", nargs="+", default=[], metavar="FORM", help="run only these, as 'random'"
-    )
-    parser.add_argument(
-        "--make_models", type=Path, metavar="FOLDER", help="make both models there, and no more"
-    )
-    parser.set_defaults(run=_pretrained, takes_recipe=False)
-
-
-def _pretrained(arguments: argparse.Namespace, _: list[str]) -> int:
-    from vlm_agent.studies.pretrained import run_pretrained
-    from vlm_agent.studies.smolvlm import make_models
-
-    if arguments.make_models:
-        make_models(arguments.make_models)
-        return 0
-    check_writable(arguments.json)
-    for row in run_pretrained(arguments.output_dir, arguments.json, arguments.forms)["rows"]:
-        low, high = row["ci95_low"], row["ci95_high"]
-        name = f"{row['model']}: {row['policy']}"
-        print(f"{name:<36}{row['success_rate']:.3f} ({low:.2f}-{high:.2f})")
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from vlm_agent import __version__
 from vlm_agent.cli.entry import run_command
-from vlm_agent.cli.learn import add_pretrained, add_road, add_sft, add_train
+from vlm_agent.cli.learn import add_road, add_sft, add_train
 from vlm_agent.cli.look import add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
 from vlm_agent.cli.make import (
@@ -17,6 +17,7 @@ from vlm_agent.cli.make import (
     add_group_study,
     add_init,
     add_merge,
+    add_pretrained,
     add_quick_study,
     add_results,
     add_worlds,

@@ -105,13 +105,11 @@ class Road:
                 f"{self.start} differs from {self.config} in {', '.join(different)}: PPO could not "
                 "begin with what it makes"
             )
-        stages = [stage for stage in self.stages() if stage.saved]
         for stage in begun_otherwise(list(self.stages()), self.folder):
-            if stage in stages:
-                raise UserError(
-                    f"{stage.name}: there are checkpoints of it ({stage.saved}) that another "
-                    "command or recipe began: go on with that, or delete them"
-                )
+            raise UserError(
+                f"{stage.name}: there are checkpoints of it ({stage.saved}) that another command "
+                "or recipe began: go on with that, or delete them"
+            )
 
     def stages(self) -> Iterator[Stage]:
         """Demonstrations, warm start, PPO, test episodes."""

@@ -147,7 +147,8 @@ def begun_otherwise(stages: Sequence[Stage], folder: Path) -> list[Stage]:
     return [
         stage
         for stage in stages
-        if any(folder.glob(stage.saved or "\0"))
+        if stage.saved
+        and any(folder.glob(stage.saved))
         and records.get(stage.name, {}).get("digest") != digests[stage.name]
     ]
 
