@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study group worlds generalisation test check install system format lock wheel bench soak picture clean
+.PHONY: help quick full starter results study group worlds generalisation test check install system format lock wheel bench plan gpu soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -97,6 +97,13 @@ bench: install system  ## measure world and policy against the usual ways (20 mi
 	for name in camera env control pool scoring update; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json || exit; done
 	$(BIN)/vlm-agent bench pool --frame_size 112 --json recipes/results/bench_pool_112.json
+
+plan: install system  ## measure what plans are made of, and run three recipes beside theirs (15 minutes)
+	$(BIN)/vlm-agent plan --measure --json recipes/results/plan_constants.json
+	$(BIN)/vlm-agent plan --check --json recipes/results/plan.json
+
+gpu: install  ## on a GPU: what the real model's size reaches there, beside plans (8 minutes)
+	$(BIN)/vlm-agent plan --measure_gpu --json recipes/results/gpu.json
 
 soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 minutes)
 	$(BIN)/vlm-agent bench soak --frame_size 112 --json recipes/results/soak.json

@@ -180,7 +180,9 @@ def run_alone(
     """Collect a rollout and improve a policy on it as a contender does."""
     contender = CONTENDERS[name]
     policy = _policy(contender, arch, device, vocabulary)
-    rollout = _rollout(policy, random_observations(samples, frame_size), contender, batch_size)
+    observations = random_observations(samples, frame_size)
+    kept_bytes = 1e12 if contender.keeps else 0.0
+    rollout = random_rollout(policy, observations, batch_size, kept_bytes)
     if contender.is_naive:
         policy.__class__ = NaivePolicy
         policy.model_pass.vision_is_frozen = False  # as far as the update knows: it gets pictures
@@ -211,11 +213,18 @@ def _policy(contender: Contender, arch: str, device: str, vocabulary: int) -> VL
     return policy
 
 
-def _rollout(
-    policy: VLMPolicy, observations: Observations, contender: Contender, batch_size: int
+def random_rollout(
+    policy: VLMPolicy, observations: Observations, batch_size: int, feature_bytes: float
 ) -> RolloutBuffer:
-    """One word for each observation, with random rewards."""
-    buffer = RolloutBuffer.empty(1, observations, 1e12 if contender.keeps else 0.0)
+    """One word for each observation, with random rewards.
+
+    Args:
+        policy: Speaks.
+        observations: B of them, each in an environment of its own.
+        batch_size: How many it speaks about at once.
+        feature_bytes: How much memory what frozen parts made may take.
+    """
+    buffer = RolloutBuffer.empty(1, observations, feature_bytes)
     buffer.observations.frames[0] = observations.frames
     buffer.observations.facts[0] = observations.facts
     rng = np.random.default_rng(0)

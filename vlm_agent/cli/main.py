@@ -23,6 +23,7 @@ from vlm_agent.cli.make import (
     add_worlds,
 )
 from vlm_agent.cli.measure import add_compare, add_eval
+from vlm_agent.cli.plan import add_plan
 from vlm_agent.cli.suite import add_suite
 
 EPILOG = """
@@ -36,6 +37,7 @@ COMMANDS = (
     add_train,
     add_sft,
     add_road,
+    add_plan,
     add_demos,
     add_eval,
     add_compare,

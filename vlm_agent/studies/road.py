@@ -90,6 +90,10 @@ class Road:
         if not self.begins.is_dir() or is_recorded(self.folder, f"warm start: {run.run_name}"):
             self.start = config
 
+    def recipes(self) -> list[Recipe]:
+        """Of the warm start, if it is the road's to make, and of PPO."""
+        return [*([self._load(self.start)] if self.start else []), self.recipe]
+
     def check(self) -> None:
         """Find out what would stop it later, before anything is collected.
 
@@ -97,7 +101,7 @@ class Road:
             UserError: The model is not to be had, both recipes do not fit, or there are runs of
                 these names that were begun otherwise.
         """
-        recipe = self.recipe if self.start is None else self._load(self.start)
+        recipe, *_ = self.recipes()
         encoder = build_encoder(recipe.model, recipe.template)
         quantization_config(recipe.model, encoder.family)
         if different := different_settings(recipe.model, self.recipe):

@@ -1,0 +1,108 @@
+"""``vlm-agent plan --check``: plans beside what runs of them take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vlm_agent.bench.models import benchmark_encoder, benchmark_model
+from vlm_agent.plan.machine import Machine
+from vlm_agent.plan.plan import make_plan
+from vlm_agent.plan.watch import watch
+from vlm_agent.recipe.recipe import Recipe, recipe_file
+from vlm_agent.studies.road import launcher
+
+FEW = ("--num_eval_episodes", "8", "--num_envs", "8", "--report_to", "none")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A recipe that is planned and run, with smaller numbers.
+
+    Attributes:
+        config: The recipe.
+        module: What runs it.
+        overrides: ``--key value`` words.
+        has_demonstrations: Whether the expert plays first.
+    """
+
+    config: str
+    module: str
+    overrides: str
+    has_demonstrations: bool = False
+
+
+CHECKS = {
+    "ppo": Check("full_tiny", "vlm_agent.train", "--total_timesteps 4096 --rollout_steps 128"),
+    "warm_start": Check(
+        "warm_start",
+        "vlm_agent.sft",
+        "--num_demo_episodes 80 --sft_epochs 6 --dagger_rounds 1 --dagger_words 2048",
+        has_demonstrations=True,
+    ),
+    "lora": Check(
+        "full",
+        "vlm_agent.train",
+        "--dtype float32 --lora_layers 8 --total_timesteps 512 --rollout_steps 32",
+    ),
+}
+"""The third's model is one with random weights, as deep as Qwen2-VL-2B and 256 wide."""
+
+
+def check_plans(machine: Machine, names: Iterable[str] = CHECKS) -> dict[str, Any]:
+    """Plan and run each; seconds and bytes side by side, flat.
+
+    Args:
+        machine: This one.
+        names: Which of :data:`CHECKS`.
+    """
+    result: dict[str, Any] = {"cores": machine.cores}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for key in names:
+            check = CHECKS[key]
+            config = _deep_recipe(folder) if key == "lora" else recipe_file(check.config)
+            words = [*FEW, *check.overrides.split(), "--output_dir", str(folder / key)]
+            result |= _side_by_side(key, check, config, words, machine)
+    return result
+
+
+def _deep_recipe(folder: Path) -> Path:
+    """The full recipe with a small deep model, which it begins with as it is."""
+    encoder = benchmark_encoder()
+    model = benchmark_model("deep", len(encoder.processor.tokenizer), "cpu", encoder)
+    for part in (model, encoder.processor):
+        part.save_pretrained(folder / "deep")
+    recipe = Recipe.load("full", init_from=None, model_name_or_path=str(folder / "deep"))
+    path = folder / "deep.yaml"
+    path.write_text(recipe.to_yaml())
+    return path
+
+
+def _side_by_side(
+    key: str, check: Check, config: Path, words: Sequence[str], machine: Machine
+) -> dict[str, Any]:
+    plan = make_plan(config, words, machine)
+    recipe = ("--config", str(config), *words)
+    commands = [(sys.executable, "-m", *launcher(), check.module, *recipe)]
+    if check.has_demonstrations:
+        commands.insert(0, (sys.executable, "-m", "vlm_agent.cli", "demos", *recipe))
+    seconds, peak = 0.0, 0
+    for command in commands:
+        watched = watch(command, Path(plan.recipe.run.output_dir), os.environ)
+        seconds, peak = seconds + watched.seconds, max(peak, watched.peak_bytes)
+    planned, need = sum(stage.seconds for stage in plan.stages), plan.need(plan.neediest)[1]
+    ratios = {f"{key}_time_ratio": planned / seconds, f"{key}_memory_ratio": need / peak}
+    print(", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), flush=True)
+    return {
+        f"{key}_planned_s": planned,
+        f"{key}_measured_s": seconds,
+        f"{key}_planned_bytes": need,
+        f"{key}_measured_bytes": peak,
+        **ratios,
+    }
