@@ -84,7 +84,7 @@ def test_micro_batches_change_nothing_but_the_memory(recipe_for, tmp_path, size)
     for part in (None, size):
         trainer = imitation_for(recipe_for(**SETTINGS, micro_batch_size=part, overwrite=True))
         taken: list[torch.Tensor] = []
-        trainer.optimizer.optimizer.register_step_pre_hook(
+        trainer.learner.optimizer.optimizer.register_step_pre_hook(
             lambda *_, trainer=trainer, taken=taken: taken.extend(
                 p.grad.clone() for p in trainer.policy.actor_parameters()
             )

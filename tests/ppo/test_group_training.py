@@ -95,7 +95,7 @@ def test_one_step_is_the_gradient_of_advantage_times_log_probability(recipe_for)
     learning = [p for p in trainer.policy.parameters() if p.requires_grad]
     wanted = torch.autograd.grad(loss, learning, allow_unused=True)
     taken: list = []
-    trainer.optimizer.optimizer.register_step_pre_hook(
+    trainer.learner.optimizer.optimizer.register_step_pre_hook(
         lambda *_: taken.extend(p.grad.clone() for p in learning)
     )
     trainer.update(rollout)

@@ -131,8 +131,8 @@ def test_linear_schedule_falls_to_zero_for_both_learning_rates(recipe_for):
     recipe = recipe_for(lr_schedule="linear", learning_rate=1e-3, value_learning_rate=2e-3)
     trainer = trainer_for(recipe)
     seen = []
-    trainer.optimizer.optimizer.register_step_pre_hook(
-        lambda *_: seen.append([g["lr"] for g in trainer.optimizer.param_groups])
+    trainer.learner.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append([g["lr"] for g in trainer.learner.optimizer.param_groups])
     )
     trainer.train()
     logged = [row["learning_rate"] for row in metrics_of(recipe)]
@@ -354,7 +354,7 @@ def test_resuming_finds_the_runs_own_checkpoints_only(recipe_for, tmp_path):
         resume_folder(resume_from="latest", run_name="never-run")
     with pytest.raises(UserError, match="is no checkpoint of the run 'other'"):
         resume_folder(resume_from=str(folder), run_name="other")
-    (folder / "optimizer.pt").unlink()  # as a warm start leaves it
+    (folder / "optimizer.safetensors").unlink()  # as a warm start leaves it
     with pytest.raises(UserError, match=rf"no checkpoint to go on from in '{folder}'"):
         resume_folder(resume_from="latest")
 

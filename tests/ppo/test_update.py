@@ -320,10 +320,10 @@ def test_gradients_are_clipped_and_the_norm_before_is_logged(recipe_for):
     norms = []
 
     def note(*_):
-        grads = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        grads = [p.grad for p in trainer.learner.model.parameters() if p.grad is not None]
         norms.append(torch.cat([g.flatten() for g in grads]).norm().item())
 
-    trainer.optimizer.optimizer.register_step_pre_hook(note)
+    trainer.learner.optimizer.optimizer.register_step_pre_hook(note)
     trainer.train()
     assert max(norms) == pytest.approx(1e-3, rel=1e-3)
     assert metrics_of(recipe)[0]["grad_norm"] > 1e-2
@@ -361,7 +361,7 @@ def learning(trainer) -> list[torch.Tensor]:
 def gradients_taken(trainer) -> list[torch.Tensor]:
     """Filled with the gradients of the optimiser's next steps."""
     taken: list[torch.Tensor] = []
-    trainer.optimizer.optimizer.register_step_pre_hook(
+    trainer.learner.optimizer.optimizer.register_step_pre_hook(
         lambda *_: taken.extend(p.grad.clone() for p in learning(trainer))
     )
     return taken

@@ -13,7 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
-from vlm_agent.runs.launch import check_launch
+from vlm_agent.distributed.launch import check_launch
 from vlm_agent.world.pool.placement import rendering_gpu
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -22,7 +22,7 @@ def error_of_micro_batches(recipe, pool) -> float:
         changed = dataclasses.replace(recipe, run=run, ppo=ppo)
         trainer = PPOTrainer(start_policy(changed), pool, changed)
         taken: list = []
-        trainer.optimizer.optimizer.register_step_pre_hook(
+        trainer.learner.optimizer.optimizer.register_step_pre_hook(
             lambda optimizer, *_, taken=taken: taken.extend(
                 p.grad.clone() for g in optimizer.param_groups for p in g["params"]
             )
@@ -53,9 +53,9 @@ def critic_after_drifting_apart(trainer) -> list[float]:
 
 def main() -> None:
     from vlm_agent import PPOTrainer, evaluate
+    from vlm_agent.distributed.reductions import normalize_over_ranks
     from vlm_agent.recipe.command_line import load_recipe
     from vlm_agent.runs.begin import Run, start_policy
-    from vlm_agent.runs.distributed import normalize_over_ranks
 
     output = Path(sys.argv.pop(1))
     recipe = load_recipe()

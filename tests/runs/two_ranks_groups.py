@@ -37,7 +37,7 @@ def error_of_first_gradient(trainer: PPOTrainer) -> tuple[float, int]:
     """How far an update's first gradient is from the one by hand; and this process's words."""
     learning = [p for p in trainer.policy.parameters() if p.requires_grad]
     taken: list[torch.Tensor] = []
-    trainer.optimizer.optimizer.register_step_pre_hook(
+    trainer.learner.optimizer.optimizer.register_step_pre_hook(
         lambda *_: taken.append(torch.cat([p.grad.clone().flatten() for p in learning]))
     )
     rollout, _ = trainer.collect()

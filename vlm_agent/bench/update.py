@@ -26,6 +26,7 @@ from vlm_agent.bench.models import (
     gpu_figures,
     random_observations,
 )
+from vlm_agent.distributed.learner import Learner
 from vlm_agent.policy.decisions import PolicyOutput, act
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.critic import ActorCritic
@@ -188,9 +189,7 @@ def run_alone(
         policy.model_pass.vision_is_frozen = False  # as far as the update knows: it gets pictures
     recipe = Recipe.load(batch_size=batch_size, num_envs=samples, rollout_steps=1)
     accelerator = Accelerator(cpu=device == "cpu")
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-4)
-    wrapped, optimizer = accelerator.prepare(ActorCritic(policy), optimizer)
-    improve = PPOUpdate(recipe, accelerator, wrapped, optimizer)
+    improve = PPOUpdate(recipe, benchmark_learner(accelerator, policy, recipe))
     began = time.perf_counter()
     error = improve(rollout, 1, 1e-4)["first_ratio_error"]  # reading it waits for the device
     seconds = time.perf_counter() - began
@@ -198,6 +197,18 @@ def run_alone(
         return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, error, {})
     gpu = gpu_figures(lambda: improve(rollout, 2, 1e-4), seconds)
     return Run(seconds, torch.cuda.max_memory_allocated(), error, gpu)
+
+
+def benchmark_learner(accelerator: Accelerator, policy: VLMPolicy, recipe: Recipe) -> Learner:
+    """What learns in a benchmark."""
+
+    def make_optimizer(actor_critic: ActorCritic) -> torch.optim.Optimizer:
+        trained = [p for p in actor_critic.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, 1e-4, eps=1e-5)  # as PPO's
+
+    ppo = recipe.ppo
+    module = ActorCritic(policy)
+    return Learner(accelerator, module, make_optimizer, ppo.max_grad_norm, ppo.micro_batch_size)
 
 
 def _policy(contender: Contender, arch: str, device: str, vocabulary: int) -> VLMPolicy:

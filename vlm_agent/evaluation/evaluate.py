@@ -14,9 +14,9 @@ from scipy import stats
 
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.seeding import SPLITS, Split, derive_rng, episode_seed
+from vlm_agent.distributed.reductions import rank_and_size
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.runs.distributed import rank_and_size
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.distributed.learner import Learner
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.checkpoints import load_trainer_state
@@ -94,18 +96,17 @@ def learnt_stages(
     return found
 
 
-def restore(policy: VLMPolicy, optimizer: Any, folder: Path) -> None:
+def restore(learner: Learner, folder: Path) -> None:
     """Have a policy and its optimiser be as a stage left them.
 
     Args:
-        policy: The policy; what of it is not trained stays as it is.
-        optimizer: As accelerate wrapped it.
+        learner: Of the policy; what of it is not trained stays as it is.
         folder: The checkpoint.
     """
     saved = dict(VLMPolicy.from_pretrained(folder).named_parameters())
     with torch.no_grad():
-        for name, parameter in policy.named_parameters():
+        for name, parameter in learner.module.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(saved[name])
-    state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state)
+    learner.take_over()
+    learner.load_optimizer_state(load_file(folder / OPTIMIZER_FILE))

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.demonstrations.reading import Labelled, Moments, read_demonstrations
+from vlm_agent.distributed.reductions import mean_over_ranks
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.imitation.checks import check_warm_start
 from vlm_agent.imitation.lesson import Lesson
 from vlm_agent.imitation.resume import NOWHERE, forget_passes, learnt_stages, restore, within_stage
 from vlm_agent.imitation.returns import learn_returns
-from vlm_agent.imitation.update import WEIGHT_DECAY, CrossEntropyUpdate
+from vlm_agent.imitation.update import MAX_GRAD_NORM, CrossEntropyUpdate, make_optimizer
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.critic import make_actor_critic
 from vlm_agent.recipe.recipe import Recipe
@@ -31,7 +32,6 @@ from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
-from vlm_agent.runs.distributed import mean_over_ranks
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.pool.pool import EnvPool
@@ -73,11 +73,8 @@ class ImitationTrainer(Trainer):
         super().__init__(policy, pool, recipe, run, accelerator)
         self.config = recipe.imitation
         self.actor_critic = make_actor_critic(policy, pool, recipe)
-        optimizer = torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
-        self.prepare(policy, optimizer)
-        self.imitate = CrossEntropyUpdate(
-            self.model, policy, self.optimizer, self.accelerator, recipe.ppo.micro_batch_size
-        )
+        self.prepare(policy, make_optimizer, MAX_GRAD_NORM)
+        self.imitate = CrossEntropyUpdate(self.learner, policy)
         self.collector = RolloutCollector(
             pool,
             FreshEpisodes(recipe.run.seed),
@@ -131,7 +128,7 @@ class ImitationTrainer(Trainer):
             heard, self._is_repeating = self.collect(name), False
             fresh, known = len(heard), Moments(*known.parts, heard)
         if stage in self._learnt:
-            restore(self.policy, self.optimizer, self._learnt[stage])
+            restore(self.learner, self._learnt[stage])
         else:
             self.fit(known, epochs, peak, name, fresh)
             self.conclude()
@@ -148,7 +145,7 @@ class ImitationTrainer(Trainer):
         self.run.begin()
         lesson = self._prepare(known, epochs, peak, stage, fresh)
         moments = lesson.size * self.accelerator.num_processes
-        self.policy.train()
+        self.learner.model.train()
         with self._progress_bar(lesson.total, f"learning {stage}", "batch", lesson.done) as bar:
             while lesson.done < lesson.total and not self.should_stop:
                 for index in lesson.order()[lesson.done % lesson.batches :]:
@@ -159,11 +156,13 @@ class ImitationTrainer(Trainer):
                     bar.update()
                     is_due = self.timesteps % self.recipe.run.save_freq < moments
                     if is_due and not lesson.ends_pass:
+                        self.learner.refresh()
                         self.save()
                 means = mean_over_ranks(self.accelerator, lesson.seen)
                 lesson.seen.clear()
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
                 self._record({"stage": stage, "epoch": lesson.epoch, **means})
+        self.learner.refresh()
         if lesson.done == lesson.total:
             self._is_whole, self._lesson = True, None
 
@@ -175,7 +174,7 @@ class ImitationTrainer(Trainer):
         last = len(known) if fresh is None else fresh
         lesson = Lesson.over(known, epochs, peak, stage, last, self.recipe, rank)
         if self._within.stage == self.stage:
-            restore(self.policy, self.optimizer, self._within.folder)
+            restore(self.learner, self._within.folder)
             lesson.load_state_dict(self._within.lessons[rank], self.policy.device)
             self._within = NOWHERE
         self._is_whole, self._lesson = False, lesson
@@ -235,9 +234,9 @@ class ImitationTrainer(Trainer):
 
     def save(self) -> Path:
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
-        return self._save(self.folders.step(self.timesteps), self.optimizer)
+        return self._save(self.folders.step(self.timesteps), self.learner.optimizer_state())
 
-    def _save(self, folder: Path, optimizer: torch.optim.Optimizer | None = None) -> Path:
+    def _save(self, folder: Path, optimizer: dict[str, torch.Tensor] | None = None) -> Path:
         self.run.begin()
         lessons = gather_object([self._lesson.state_dict()] if self._lesson else [])
         if self.accelerator.is_main_process:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from vlm_agent.demonstrations.reading import Moments
+from vlm_agent.distributed.learner import Learner
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.runs.distributed import micro_batches
-from vlm_agent.runs.guard import check_finite
 
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises."""
@@ -26,23 +22,12 @@ class CrossEntropyUpdate:
     """Minimises the cross-entropy of the policy's scores, those that PPO uses too.
 
     Args:
-        model: What gradients go through: the policy, as accelerate wrapped it.
-        policy: The policy without the wrapper.
-        optimizer: As accelerate wrapped it.
-        accelerator: Talks to the other processes.
-        micro_batch_size: How many moments go through the model at once; ``None``: all.
+        learner: What gradients go through.
+        policy: The policy, which encodes.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        policy: VLMPolicy,
-        optimizer: Any,
-        accelerator: Accelerator,
-        micro_batch_size: int | None,
-    ) -> None:
-        self.model, self.policy, self.optimizer = model, policy, optimizer
-        self.accelerator, self.micro_batch_size = accelerator, micro_batch_size
+    def __init__(self, learner: Learner, policy: VLMPolicy) -> None:
+        self.learner, self.policy = learner, policy
 
     def step(
         self, known: Moments, index: np.ndarray, learning_rate: float, where: str
@@ -61,25 +46,24 @@ class CrossEntropyUpdate:
         Raises:
             TrainingError: A gradient is not finite.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad()
+        self.learner.set_learning_rates(learning_rate)
         means = {"loss": torch.zeros((), device=self.policy.device)}
         means["accuracy"] = means["loss"].clone()
-        size = self.micro_batch_size
-        for part, share in micro_batches(self.accelerator, self.model, index, size):
+        for part, share in self.learner.parts(index):
             batch = known[part]
-            output = self.model(**self.policy.encode(batch.observations))
+            output = self.learner.model(**self.policy.encode(batch.observations))
             labels = torch.from_numpy(batch.actions).to(output.logits.device)
             loss = nn.functional.cross_entropy(output.logits, labels)
             # The value head learns nothing yet, but DistributedDataParallel waits for its gradient.
-            self.accelerator.backward((loss + 0.0 * output.values.sum()) * share)
+            self.learner.backward((loss + 0.0 * output.values.sum()) * share)
             means["loss"] += share * loss.detach()
             means["accuracy"] += share * (output.logits.argmax(-1) == labels).float().mean()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
-        check_finite(norm, self.accelerator, where)
-        self.optimizer.step()
-        return {**means, "grad_norm": norm.detach()}
+        return {**means, "grad_norm": self.learner.step(where)}
+
+
+def make_optimizer(policy: VLMPolicy) -> torch.optim.Optimizer:
+    """Of all that is trained but the value head."""
+    return torch.optim.AdamW(policy.actor_parameters(), weight_decay=WEIGHT_DECAY)
 
 
 def warmup_and_decay(progress: float) -> float:

@@ -24,7 +24,7 @@ from vlm_agent.bench.models import (
     random_observations,
     take_turns,
 )
-from vlm_agent.bench.update import random_rollout
+from vlm_agent.bench.update import benchmark_learner, random_rollout
 from vlm_agent.plan.costs import Costs
 from vlm_agent.plan.machine import GPUS, Gpu, Machine
 from vlm_agent.plan.memory import memory_of
@@ -32,7 +32,6 @@ from vlm_agent.plan.sizes import sizes_of
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.critic import ActorCritic
 from vlm_agent.ppo.update import PPOUpdate
 from vlm_agent.recipe.recipe import Recipe
 
@@ -173,9 +172,7 @@ def _update(
     limit = recipe.rollout.feature_cache_gb * 2**30
     rollout = random_rollout(policy, observations, recipe.ppo.batch_size, limit)
     accelerator = Accelerator(cpu=device == "cpu")
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-5)
-    wrapped, optimizer = accelerator.prepare(ActorCritic(policy), optimizer)
-    improve = PPOUpdate(recipe, accelerator, wrapped, optimizer)
+    improve = PPOUpdate(recipe, benchmark_learner(accelerator, policy, recipe))
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with FlopCounterMode(display=False) as counter:

@@ -11,6 +11,8 @@ from torch import nn
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
+from vlm_agent.distributed.guard import check_finite
+from vlm_agent.distributed.reductions import parts_of
 from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import PolicyOutput
 from vlm_agent.policy.heads import StateHead, ValueHead
@@ -21,8 +23,6 @@ from vlm_agent.ppo.losses import value_loss
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.samples import Samples
 from vlm_agent.runs.checkpoints import CRITIC_FILE, STATE_HEAD_FILE, find_critic
-from vlm_agent.runs.distributed import parts_of
-from vlm_agent.runs.guard import check_finite
 from vlm_agent.world.observations import Observations
 from vlm_agent.world.pool.pool import EnvPool
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from vlm_agent.distributed.reductions import concatenate_ranks, normalize_over_ranks
 from vlm_agent.ppo.advantages import generalized_advantages
 from vlm_agent.ppo.groups import group_advantages
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
-from vlm_agent.runs.distributed import concatenate_ranks, normalize_over_ranks
 
 
 def estimate_targets(

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors.torch import load_file
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.distributed.reductions import shares_over_ranks
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.critic import make_actor_critic
+from vlm_agent.ppo.critic import ActorCritic, make_actor_critic
 from vlm_agent.ppo.reference import ReferencePolicy, make_reference
 from vlm_agent.ppo.schedule import LearningRateSchedule
 from vlm_agent.ppo.update import PPOUpdate
@@ -36,7 +38,6 @@ from vlm_agent.runs.callbacks import (
 )
 from vlm_agent.runs.checkpoints import load_heads, load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
-from vlm_agent.runs.distributed import shares_over_ranks
 from vlm_agent.runs.folders import OPTIMIZER_FILE
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
@@ -85,12 +86,7 @@ class PPOTrainer(Trainer):
         has_critic = self.ppo.advantage == "gae"
         self.actor_critic = make_actor_critic(policy, pool, recipe, has_critic)
         self.base_rates = (self.ppo.learning_rate, recipe.critic.value_learning_rate)
-        parameters = policy.backbone_parameters(), self.actor_critic.head_parameters()
-        groups = [
-            {"params": p, "lr": rate} for p, rate in zip(parameters, self.base_rates, strict=True)
-        ]
-        optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
-        self.prepare(self.actor_critic, optimizer)
+        self.prepare(self.actor_critic, self._make_optimizer, recipe.ppo.max_grad_norm)
         source = make_source(recipe)
         is_grouped = self.ppo.advantage == "group"
         self.collector = (EpisodeCollector if is_grouped else RolloutCollector)(
@@ -103,12 +99,20 @@ class PPOTrainer(Trainer):
         )
         self.is_tied_by_default = reference is None
         reference = reference or make_reference(policy, recipe, is_start=True)
-        self.improve = PPOUpdate(recipe, self.accelerator, self.model, self.optimizer, reference)
+        self.improve = PPOUpdate(recipe, self.learner, reference)
         self.updates = 0
         self.scale_learning_rates(1.0)
         told = [LearningRateSchedule(), *source.callbacks(), *callbacks]
         self.listen(*told, StopTogether(), Recorder())
         self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints())
+
+    def _make_optimizer(self, actor_critic: ActorCritic) -> torch.optim.Optimizer:
+        """One group for the backbone, one for the heads."""
+        parameters = actor_critic.policy.backbone_parameters(), actor_critic.head_parameters()
+        groups = [
+            {"params": p, "lr": rate} for p, rate in zip(parameters, self.base_rates, strict=True)
+        ]
+        return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
 
     def train(self, total_timesteps: int | None = None) -> None:
         """Collect, estimate, update; whatever reacts to that is a callback.
@@ -194,8 +198,7 @@ class PPOTrainer(Trainer):
     def scale_learning_rates(self, factor: float) -> None:
         """Set both learning rates, of the backbone and of the heads, to so much of the recipe's."""
         self.learning_rates = tuple(rate * factor for rate in self.base_rates)
-        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
-            group["lr"] = rate
+        self.learner.set_learning_rates(*self.learning_rates)
 
     def evaluate(self) -> Evaluation:
         """Play the recipe's validation episodes; a rollout that follows is what it would be."""
@@ -205,6 +208,7 @@ class PPOTrainer(Trainer):
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
         self.run.begin()
         collectors = gather_object([self.collector.state_dict()])
+        optimizer = self.learner.optimizer_state()
         folder = self.folders.step(self.timesteps)
         if self.accelerator.is_main_process:
             state = {
@@ -215,7 +219,7 @@ class PPOTrainer(Trainer):
                 "evaluations": self.evaluations,
             }
             heads = self.actor_critic.extra_heads()
-            save_checkpoint(folder, self.policy, state, self.optimizer, heads)
+            save_checkpoint(folder, self.policy, state, optimizer, heads)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder
@@ -239,9 +243,8 @@ class PPOTrainer(Trainer):
         if self.is_tied_by_default:
             self.improve.reference = make_reference(self.policy, self.recipe, is_start=False)
         load_heads(folder, self.actor_critic.extra_heads())
-        self.optimizer.load_state_dict(
-            torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        )
+        self.learner.take_over()
+        self.learner.load_optimizer_state(load_file(folder / OPTIMIZER_FILE))
         self.timesteps, self.updates = state["timesteps"], state["updates"]
         self.evaluations, self.run.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
+from vlm_agent.distributed.learner import Learner
+from vlm_agent.distributed.reductions import (
+    concatenate_ranks,
+    max_over_ranks,
+    mean_over_ranks,
+    parts_of,
+)
 from vlm_agent.policy.decisions import evaluate_actions
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.critic import ActorCritic, fit_critic
@@ -20,14 +28,6 @@ from vlm_agent.ppo.targets import estimate_targets
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
 from vlm_agent.rollout.samples import Samples
-from vlm_agent.runs.distributed import (
-    concatenate_ranks,
-    max_over_ranks,
-    mean_over_ranks,
-    micro_batches,
-    parts_of,
-)
-from vlm_agent.runs.guard import check_finite
 
 Batch = dict[str, torch.Tensor]
 """Samples of one minibatch, or scalars of one optimiser step, by name."""
@@ -47,27 +47,18 @@ class PPOUpdate:
 
     Args:
         recipe: The run.
-        accelerator: Talks to the other processes.
-        model: The actor-critic as accelerate wrapped it; gradients go through it.
-        optimizer: Its optimiser.
+        learner: The actor-critic as accelerate wrapped it; gradients go through it.
         reference: The start policy, if ``kl_coef`` is not 0.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        accelerator: Accelerator,
-        model: Any,
-        optimizer: Any,
-        reference: ReferencePolicy | None = None,
+        self, recipe: Recipe, learner: Learner, reference: ReferencePolicy | None = None
     ) -> None:
         self.recipe = recipe
         self.ppo, self.critic = recipe.ppo, recipe.critic
-        self.accelerator = accelerator
-        self.model = model
-        self.actor_critic: ActorCritic = accelerator.unwrap_model(model)
+        self.learner, self.accelerator = learner, learner.accelerator
+        self.actor_critic: ActorCritic = learner.module
         self.policy = self.actor_critic.policy
-        self.optimizer = optimizer
         self.reference = reference
         self._has_warned = False
 
@@ -84,7 +75,7 @@ class PPOUpdate:
         Raises:
             TrainingError: A gradient is not finite; the weights are what they were before it.
         """
-        self.actor_critic.train()
+        self.learner.model.train()
         samples = Samples(self.actor_critic, rollout, self.accelerator.autocast, rollout.valid)
         minibatches = self._minibatches(rollout, number)
         if not minibatches.number:
@@ -102,6 +93,7 @@ class PPOUpdate:
             epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
+        self.learner.refresh()
         if self.critic.value_epochs:
             fit_critic(
                 self.actor_critic,
@@ -113,6 +105,7 @@ class PPOUpdate:
                 learning_rate=critic_learning_rate,
                 purpose=("value head", number),
             )
+            self.learner.take_over(self._names_of(self.actor_critic.critic.parameters()))
         means = mean_over_ranks(self.accelerator, steps)
         del means["ratio_error"]
         if self.actor_critic.learns_values:
@@ -124,6 +117,11 @@ class PPOUpdate:
             **logged,
             "n_epochs_done": epoch + 1,
         }
+
+    def _names_of(self, parameters: Iterable[nn.Parameter]) -> list[str]:
+        """Of some of the actor-critic's parameters."""
+        chosen = {id(parameter) for parameter in parameters}
+        return [name for name, p in self.actor_critic.named_parameters() if id(p) in chosen]
 
     def _first_ratio_error(self, step: Batch, number: int) -> float:
         """How far ratios are from 1 before anything is learnt from a rollout; too far is said."""
@@ -167,35 +165,31 @@ class PPOUpdate:
         self, samples: Samples, data: Batch, minibatch: Minibatch, number: int, where: str
     ) -> Batch:
         """One optimiser step on one minibatch, and what is logged of it."""
-        self.optimizer.zero_grad()
-        parts, shares = [], []
-        size = self.ppo.micro_batch_size
-        for part, share in micro_batches(self.accelerator, self.model, minibatch.index, size):
+        parts: list[dict[str, Any]] = []
+        shares: list[float] = []
+        for part, share in self.learner.parts(minibatch.index):
             share *= minibatch.weight
             batch = {name: values[part] for name, values in data.items()}
             loss, stats = self._loss(samples.inputs(part), batch)
-            self.accelerator.backward(loss * share)
+            self.learner.backward(loss * share)
             parts.append(stats)
             shares.append(share)
-        if number < self.critic.critic_warmup_updates:
-            for parameter in self.policy.actor_parameters():
-                parameter.grad = None  # the optimiser passes over them: only the critic moves
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.ppo.max_grad_norm)
-        check_finite(norm, self.accelerator, where)
-        self.optimizer.step()
+        only_critic = number < self.critic.critic_warmup_updates
+        frozen = self._names_of(self.policy.actor_parameters()) if only_critic else []
+        norm = self.learner.step(where, frozen)
         errors = torch.stack([stats.pop("ratio_error") for stats in parts])
         means = {
             name: sum(share * stats[name] for share, stats in zip(shares, parts, strict=True))
             for name in parts[0]
         }
-        return {**means, "grad_norm": norm.detach(), "ratio_error": errors.max()}
+        return {**means, "grad_norm": norm, "ratio_error": errors.max()}
 
     def _loss(self, inputs: Batch, batch: Batch) -> tuple[torch.Tensor, Batch]:
         """Policy + value_coef x value + state_coef x state - entropy_coef x entropy.
 
         There is no value loss where nothing learns values, and no state's without a state head.
         """
-        said = evaluate_actions(self.model, inputs, batch["actions"])
+        said = evaluate_actions(self.learner.model, inputs, batch["actions"])
         policy = clipped_policy_loss(
             said.log_probs, batch["log_probs"], batch["advantages"], self.ppo.clip_range
         )

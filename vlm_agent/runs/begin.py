@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
+from vlm_agent.distributed.launch import check_accelerator, start_accelerator
 from vlm_agent.policy.artifact import saved_recipe
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
@@ -23,7 +24,6 @@ from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
 from vlm_agent.runs.compatibility import check_same_policy, check_same_run
 from vlm_agent.runs.folders import RunFolders
-from vlm_agent.runs.launch import check_accelerator, start_accelerator
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import check_trusted, foreign_modules

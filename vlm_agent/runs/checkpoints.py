@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vlm_agent.common.errors import UserError
@@ -32,7 +32,7 @@ def save_checkpoint(
     folder: Path,
     policy: VLMPolicy,
     state: dict[str, Any],
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: dict[str, torch.Tensor] | None = None,
     heads: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint; the folder appears under its name only when it is whole.
@@ -41,7 +41,7 @@ def save_checkpoint(
         folder: Where to.
         policy: Adapter or weights, heads, processor, prompt, words and recipe.
         state: JSON values: what the trainer needs to go on, or how good the policy is.
-        optimizer: Its state too, if training is to go on from here.
+        optimizer: The state of the optimiser too, if training is to go on from here.
         heads: What is no part of the policy, by the names of the files.
     """
     partial = folder.with_name(folder.name + PARTIAL)
@@ -49,7 +49,7 @@ def save_checkpoint(
     policy.save_pretrained(partial)
     (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **state}))
     if optimizer is not None:
-        torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
+        save_file(optimizer, partial / OPTIMIZER_FILE)
     for name, head in heads.items():
         write_module(head, partial / name)
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from vlm_agent.common.errors import UserError
 from vlm_agent.recipe.recipe import Recipe
 
-OPTIMIZER_FILE = "optimizer.pt"
+OPTIMIZER_FILE = "optimizer.safetensors"
 PARTIAL = ".partial"
 """What the name of a folder ends in that is being written or deleted."""
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.distributed.launch import allow_unused_layers, check_quantized
+from vlm_agent.distributed.learner import Learner, MakeOptimizer
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback, CallbackList
 from vlm_agent.runs.compatibility import check_same_policy, check_same_world
-from vlm_agent.runs.launch import allow_unused_layers
 from vlm_agent.world.pool.pool import EnvPool
 
 
@@ -33,8 +33,8 @@ class Trainer:
         UserError: The launch, the policy or the run's name is not as the recipe needs it.
 
     Attributes:
-        model: What gradients go through: the module that learns, as accelerate wrapped it.
-        policy: The policy without the wrapper.
+        learner: What gradients go through: the module that learns, as accelerate wrapped it.
+        policy: The policy, whole.
         metrics: Of the present update; callbacks may add to it.
         evaluations: The rates of each evaluation, oldest first.
         timesteps: Words said in training so far, in all processes.
@@ -70,13 +70,16 @@ class Trainer:
         policy.recipe = recipe.to_dict()
         policy.train_as(recipe.model)
         policy.to(self.accelerator.device)
-        self.model: Any
-        self.optimizer: Any
+        self.learner: Learner
 
-    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def prepare(
+        self, module: nn.Module, make_optimizer: MakeOptimizer, max_grad_norm: float
+    ) -> None:
         """Have accelerate wrap the module that learns, and its optimiser."""
+        check_quantized(self.accelerator, self.policy.config.is_quantized)
         allow_unused_layers(self.accelerator, self.policy)
-        self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+        size = self.recipe.ppo.micro_batch_size
+        self.learner = Learner(self.accelerator, module, make_optimizer, max_grad_norm, size)
 
     def listen(self, *callbacks: Callback) -> None:
         """Have callbacks told of what happens, behind those that are told already.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -46,29 +44,6 @@ def max_over_ranks(accelerator: Accelerator, value: torch.Tensor) -> float:
 def parts_of(index: np.ndarray, size: int | None) -> list[np.ndarray]:
     """A minibatch's samples in parts of at most ``size``; ``None`` for one part."""
     return np.split(index, range(size, len(index), size)) if size else [index]
-
-
-def micro_batches(
-    accelerator: Accelerator, model: Any, index: np.ndarray, size: int | None
-) -> Iterator[tuple[np.ndarray, float]]:
-    """Split a minibatch into parts that fit into memory, whose gradients add up to its own.
-
-    Run forward and backward passes inside of the loop: gradients of all parts but the last stay
-    in this process, and are averaged over all processes with the last part's.
-
-    Args:
-        accelerator: Averages gradients.
-        model: The wrapped module.
-        index: The minibatch's samples.
-        size: Samples of a part; ``None`` for one part.
-
-    Yields:
-        A part's samples, and their share of the minibatch, by which its mean loss is weighted.
-    """
-    parts = parts_of(index, size)
-    for number, part in enumerate(parts, 1):
-        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-            yield part, len(part) / len(index)
 
 
 def rank_and_size() -> tuple[int, int]:
