@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlm_agent.bench.models import random_observations
-from vlm_agent.bench.update import benchmark_learner, random_rollout
+from vlm_agent.bench.update import random_rollout
 from vlm_agent.distributed.launch import check_accelerator, start_accelerator
 from vlm_agent.distributed.learner import Learner
 from vlm_agent.policy.building import build_policy
+from vlm_agent.ppo.critic import ActorCritic
 from vlm_agent.ppo.update import PPOUpdate
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
@@ -31,13 +32,14 @@ FIRST, THEN = 3, 2
 def main(folder: Path, form: str, others: list[Path]) -> None:
     accelerator = start_accelerator([], str(folder))
     check_accelerator(accelerator)
-    settings = {"use_peft": True, "kl_coef": 0.0} if form == "lora" else {"freeze_vision": True}
+    lora = {"use_peft": True, "lora_layers": 2}
+    settings = lora if form == "lora" else {"freeze_vision": True}
     recipe = Recipe.load(
-        batch_size=SAMPLES, n_epochs=1, micro_batch_size=3, value_epochs=1, frame_size=56,
-        target_kl=None, **settings,
+        batch_size=SAMPLES, n_epochs=1, micro_batch_size=5, value_epochs=1, frame_size=56,
+        target_kl=None, critic_warmup_updates=1, **settings,
     )  # fmt: skip
     policy = build_policy(recipe.model, recipe.template, 0)
-    learner = benchmark_learner(accelerator, policy, recipe)
+    learner = Learner(accelerator, ActorCritic(policy), make_optimizer, 0.5, 5)
     improve = PPOUpdate(recipe, learner)
     rank, ranks = accelerator.process_index, accelerator.num_processes
 
@@ -57,6 +59,13 @@ def main(folder: Path, form: str, others: list[Path]) -> None:
     whole = sum(p.numel() for p in learner.module.parameters())
     about = {"held": here / whole, "sharding": learner.sharding, "ranks": ranks}
     (folder / f"rank{rank}.json").write_text(json.dumps(about))
+
+
+def make_optimizer(actor_critic: ActorCritic) -> torch.optim.Optimizer:
+    """Two groups, as PPO's."""
+    parts = actor_critic.policy.backbone_parameters(), actor_critic.head_parameters()
+    groups = [{"params": part, "lr": rate} for part, rate in zip(parts, (1e-4, 1e-3), strict=True)]
+    return torch.optim.AdamW(groups, eps=1e-5)
 
 
 def part(learner: Learner, number: int, rank: int, ranks: int) -> RolloutBuffer:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 from vlm_agent.cli.entry import run_command
@@ -99,6 +100,16 @@ def test_memory_by_hand(machine: Machine):
     assert weights == 4 * 1000 * (0.5 + 1 / 16) + 2 * 150
 
 
+def test_what_is_not_kept_is_computed_again(machine: Machine):
+    kept, half, none = (
+        plan_of([Recipe.load("full_tiny", feature_cache_gb=size)], machine).stages[0]
+        for size in (2.0, 2048 * 16 * 128 * 4 / 2 / GIB, 0.0)
+    )
+    assert kept.parts["update"] < half.parts["update"] < none.parts["update"]
+    middle = (kept.parts["update"] + none.parts["update"]) / 2
+    assert half.parts["update"] == pytest.approx(middle)
+
+
 def test_words_double_what_they_take(machine: Machine):
     stages = [
         plan_of([Recipe.load("full_tiny", total_timesteps=words)], machine).stages[0]
@@ -106,7 +117,6 @@ def test_words_double_what_they_take(machine: Machine):
     ]
     for part in ("simulator", "decisions", "update"):
         assert stages[1].parts[part] == pytest.approx(2 * stages[0].parts[part])
-    assert stages[1].words == 80_000
 
 
 def test_what_it_advises_fits(machine: Machine):
@@ -120,6 +130,9 @@ def test_what_it_advises_fits(machine: Machine):
     key, _, value = ways[0].partition(": ")
     changed = Recipe.load("full_tiny", batch_size=2048, **{key: int(value)})
     assert plan_of([changed], small).fits
+    for way in ways:  # each of them is a recipe
+        keys = yaml.safe_load("{" + way + "}")
+        assert plan_of([Recipe.load("full_tiny", **{"batch_size": 2048, **keys})], small).fits
     assert any("It would with micro_batch_size" in line for line in describe(plan))
 
 
@@ -135,6 +148,9 @@ def test_the_road_of_a_recipe(tmp_path: Path, monkeypatch, capsys):
     assert all(value is None or not isinstance(value, (dict, list)) for value in plan.values())
     assert main(["plan", "--config", "scaled_start"]) == 0
     assert "PPO" not in capsys.readouterr().out, "a warm start alone"
+    assert main(["plan", "--config", "scaled", "--dagger_words", "64", "--run_name", "mine"]) == 0
+    text = capsys.readouterr().out
+    assert "PPO: mine" in text and "warm start: scaled_start" in text
 
 
 @pytest.mark.parametrize(
@@ -144,6 +160,7 @@ def test_the_road_of_a_recipe(tmp_path: Path, monkeypatch, capsys):
         (["--config", "quick", "--gpu", "h10"], "'h100'"),
         (["--config", "quick", "--gpu", "h100", "--cpu"], "one or the other"),
         (["--config", "quik"], "'quick'"),
+        (["--config", "quick", "--gpus", "2"], "--gpu h100"),
     ],
 )
 def test_mistakes(words: list[str], said: str, capsys):

@@ -1,6 +1,7 @@
 """Whole runs from recipe to the last checkpoint, in a small world."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_time
 from tests.worlds import ColourPool, of
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
+from vlm_agent.distributed.launch import check_quantized
 from vlm_agent.runs.begin import Run, start_policy
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.runs.folders import RunFolders
@@ -150,12 +152,32 @@ def test_a_callback_from_outside_is_told_of_everything(recipe_for):
     assert [row["mine"] for row in metrics_of(recipe)] == [32, 64]
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
-def test_a_launch_that_would_share_the_model_is_refused(recipe_for, monkeypatch, variable):
-    """Accelerate itself passes over it in silence on a CPU."""
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match="the accelerate config asks for .*not supported yet"):
+SHARED = {
+    "by Megatron": ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "MEGATRON_LM, which is not supported"),
+    "by FSDP 1": ({"ACCELERATE_USE_FSDP": "true"}, "set fsdp_version: 2"),
+    "without a launcher": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "start it by accelerate launch"),
+    "on a CPU": (
+        {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "LOCAL_RANK": "0"}
+        | {"ACCELERATE_USE_CPU": "true"},
+        "leave use_cpu out",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_a_launch_that_shares_the_model_otherwise_is_refused(recipe_for, monkeypatch, how):
+    environ, said = SHARED[how]
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=said):
         trainer_for(recipe_for())
+
+
+def test_quantised_weights_are_not_divided(monkeypatch):
+    accelerator = SimpleNamespace(distributed_type="DistributedType.FSDP")
+    with pytest.raises(UserError, match=r"load_in_4bit.*zero2\.yaml"):
+        check_quantized(accelerator, is_quantized=True)
+    check_quantized(accelerator, is_quantized=False)
 
 
 def test_gradients_that_accelerate_would_accumulate_are_refused(recipe_for):

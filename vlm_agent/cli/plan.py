@@ -22,7 +22,7 @@ def add_plan(commands: Any) -> None:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe")
     parser.add_argument("--gpu", metavar="NAME", help="a GPU: h100, a100, 4090, ...")
-    parser.add_argument("--gpus", type=count, default=1, metavar="N", help="how many (default: 1)")
+    parser.add_argument("--gpus", type=count, metavar="N", help="how many (default: 1)")
     parser.add_argument("--cpu", action="store_true", help="no GPU (the default)")
     parser.add_argument(
         "--cores", type=count, metavar="N", help="CPU cores (default: those of this machine)"
@@ -78,10 +78,12 @@ def _planned(arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         raise UserError("plan: which recipe? e.g. --config recipes/full.yaml")
     if arguments.cpu and arguments.gpu:
         raise UserError(f"--cpu, --gpu {arguments.gpu}: one or the other")
+    if arguments.gpus and not arguments.gpu:
+        raise UserError(f"--gpus {arguments.gpus}: of which kind? Name it: --gpu h100")
     machine = Machine.here()
     if arguments.gpu:
         gpu = find_gpu(arguments.gpu)
-        machine = dataclasses.replace(machine, gpu=gpu, gpus=arguments.gpus)
+        machine = dataclasses.replace(machine, gpu=gpu, gpus=arguments.gpus or 1)
     if arguments.cores:
         machine = dataclasses.replace(machine, cores=arguments.cores)
     if arguments.host_memory:

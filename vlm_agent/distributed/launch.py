@@ -86,6 +86,12 @@ def check_accelerator(accelerator: Accelerator) -> None:
         )
     if "MEGATRON" in str(accelerator.distributed_type):
         raise UserError(f"the accelerator shares the model by MEGATRON_LM, {UNSUPPORTED}")
+    if runs != "none" and str(accelerator.mixed_precision) != "no":
+        raise UserError(
+            f"the accelerate config has mixed_precision: {accelerator.mixed_precision}, which "
+            "ZeRO and FSDP2 would do to the heads, too: set it to 'no', and dtype: bfloat16 with "
+            "use_peft in the recipe"
+        )
     if (steps := accelerator.gradient_accumulation_steps) != 1:
         raise UserError(
             f"the accelerate config has gradient_accumulation_steps: {steps}; leave it out and set "
@@ -122,6 +128,8 @@ def asked_sharding(environ: Mapping[str, str]) -> str | None:
                 "the accelerate config asks for DeepSpeed, which is not installed: "
                 'pip install "vlm-agent[deepspeed]"; or use accelerate_configs/fsdp2.yaml'
             )
+        if "LOCAL_RANK" not in environ:
+            raise UserError(f"{SHARDING[plugin]} asks for {plugin}: start it by accelerate launch")
         if environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
             raise UserError(
                 f"the accelerate config asks for {plugin} and for the CPU (use_cpu), with which "

@@ -16,11 +16,9 @@ from torch.distributed.tensor import DTensor
 from vlm_agent.distributed.guard import check_finite
 from vlm_agent.distributed.reductions import max_over_ranks, parts_of
 from vlm_agent.distributed.sharding import (
-    adam_state,
+    AdamStates,
     clear_gradient,
     divides_weights,
-    forget_step,
-    set_adam_state,
     set_weight,
     sharding_of,
     whole_weight,
@@ -66,15 +64,14 @@ class Learner:
         self.sharding = sharding_of(accelerator)
         learning = self._copy() if self.is_copy else module
         optimizer = make_optimizer(learning)
+        moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        names = [name for name, p in learning.named_parameters() if id(p) in moved]
         self._configure(learning)
         self.model: Any
         self.optimizer: Any
         self.model, self.optimizer = accelerator.prepare(learning, optimizer)
-        whole = dict(module.named_parameters())
-        trained = learning.named_parameters()  # of FSDP2 others than before
-        self._trained: dict[str, nn.Parameter] = {
-            name: parameter for name, parameter in trained if whole[name].requires_grad
-        }
+        now = dict(learning.named_parameters())  # FSDP2 has put others in their places
+        self._trained: dict[str, nn.Parameter] = {name: now[name] for name in names}
         self._is_last = True
 
     @property
@@ -127,8 +124,11 @@ class Learner:
                 yield part, share
 
     def _unsynchronised(self) -> Any:
-        """Where gradients stay in this process; ZeRO is told with each backward pass."""
-        if self._is_last or self.sharding == "zero":
+        """Where gradients stay in this process.
+
+        ZeRO is told with each backward pass; FSDP2 would keep whole gradients until the last.
+        """
+        if self._is_last or self.is_copy:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
 
@@ -159,7 +159,9 @@ class Learner:
             self.model.step()  # clips; passes over gradients that are not finite
             norm = torch.as_tensor(self.model.get_global_grad_norm())
             check_finite(norm, self.accelerator, where)
-            forget_step(self.optimizer, [self._trained[name] for name in frozen])
+            if frozen:
+                still = [self._trained[name] for name in frozen]
+                AdamStates(self.optimizer, self.sharding).forget_step(still)
             return norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -168,9 +170,9 @@ class Learner:
         return norm.detach()
 
     def set_learning_rates(self, *rates: float) -> None:
-        """One for each group of the optimiser's."""
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        """Those of the optimiser's groups, by a group's ``number`` or its place."""
+        for place, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = rates[group.get("number", place)]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -194,13 +196,16 @@ class Learner:
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """The optimiser's state, ``NAME/KEY`` for each parameter, whole, in host memory.
 
-        It is the same whatever shares the weights; all processes have to call it.
+        It is the same whatever shares the weights. All processes have to call it; the main process
+        alone gets it.
         """
-        return {
-            f"{name}/{key}": value
-            for name, parameter in self._trained.items()
-            for key, value in adam_state(self.optimizer, parameter).items()
-        }
+        found: dict[str, torch.Tensor] = {}
+        adam = AdamStates(self.optimizer, self.sharding)
+        for name, parameter in self._trained.items():
+            state = adam.get(parameter)
+            if self.accelerator.is_main_process:
+                found |= {f"{name}/{key}": value.cpu() for key, value in state.items()}
+        return found
 
     def load_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take up a state that :meth:`optimizer_state` gave; all processes have to call it."""
@@ -208,8 +213,9 @@ class Learner:
         for path, value in state.items():
             name, _, key = path.rpartition("/")
             found[name][key] = value
+        adam = AdamStates(self.optimizer, self.sharding)
         for name, parameter in self._trained.items():
-            set_adam_state(self.optimizer, parameter, found[name])
+            adam.set(parameter, found[name])
 
 
 def _layer_classes(module: nn.Module) -> set[str]:

@@ -65,63 +65,78 @@ def set_weight(parameter: nn.Parameter, value: torch.Tensor) -> None:
         safe_set_full_fp32_param(parameter, value.to(parameter.device, torch.float32))
 
 
-@torch.no_grad()
-def adam_state(optimizer: Any, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-    """What Adam knows of a parameter, whole, in host memory; empty before its first step.
+class AdamStates:
+    """What Adam knows of parameters, whole. All processes have to ask for the same.
 
     Args:
         optimizer: As accelerate wrapped it.
-        parameter: One of its parameters.
+        sharding: What shares the weights.
     """
-    if _is_zeros(parameter):
-        from deepspeed.utils import safe_get_full_optimizer_state
 
-        step = _zeros_state(optimizer, parameter)[STEP]
-        moments = {
-            name: safe_get_full_optimizer_state(parameter, name).view(_shape(parameter))
-            for name in MOMENTS
+    def __init__(self, optimizer: Any, sharding: Sharding) -> None:
+        self.sharding = sharding
+        self._plain = None if sharding == "zero" else optimizer.optimizer.state
+        self._groups = list(_zeros_groups(optimizer)) if sharding == "zero" else []
+        self._of = {number: state for group, state in self._groups for number in group}
+
+    @torch.no_grad()
+    def get(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        """By name; empty before its first step."""
+        if self.sharding == "zero":
+            from deepspeed.utils import safe_get_full_optimizer_state
+
+            whole = {STEP: self._of[id(parameter)][STEP].clone()}  # one for a whole group
+            for name in MOMENTS:
+                moment = safe_get_full_optimizer_state(parameter, name)
+                whole[name] = moment.view(_shape(parameter))
+            return whole
+        assert self._plain is not None
+        return {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in self._plain.get(parameter, {}).items()
         }
-        return _on_host({STEP: step, **moments})
-    state = optimizer.optimizer.state.get(parameter, {})
-    whole = {
-        name: value.full_tensor() if isinstance(value, DTensor) else value
-        for name, value in state.items()
-    }
-    return _on_host(whole)
 
+    @torch.no_grad()
+    def set(self, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
+        """What :meth:`get` told; empty for nothing."""
+        if self.sharding == "zero":
+            self._set_zeros(parameter, state)
+            return
+        mine: dict[str, torch.Tensor] = {}
+        for name, value in state.items():
+            if name == STEP:
+                mine[name] = value.clone()
+            elif isinstance(parameter, DTensor):
+                mine[name] = distribute_tensor(
+                    value.to(parameter.device), parameter.device_mesh, parameter.placements
+                )
+            else:
+                mine[name] = value.to(parameter.device, copy=True)
+        assert self._plain is not None
+        self._plain[parameter] = mine
 
-@torch.no_grad()
-def set_adam_state(optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
-    """Have Adam know of a parameter what :func:`adam_state` told.
-
-    Args:
-        optimizer: As accelerate wrapped it.
-        parameter: One of its parameters.
-        state: By name; empty for nothing.
-    """
-    if _is_zeros(parameter):
+    def _set_zeros(self, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if not state:
             return
-        _zeros_state(optimizer, parameter)[STEP].copy_(state[STEP])
+        self._of[id(parameter)][STEP].copy_(state[STEP])
         for name in MOMENTS:
             if hasattr(parameter, "ds_id"):
                 safe_set_local_optimizer_state(parameter, _part(state[name], parameter), name)
             else:
                 safe_set_full_optimizer_state(parameter, state[name].to(parameter.device), name)
-        return
-    mine: dict[str, torch.Tensor] = {}
-    for name, value in state.items():
-        if name == STEP:
-            mine[name] = value.clone()
-        elif isinstance(parameter, DTensor):
-            mine[name] = distribute_tensor(
-                value.to(parameter.device), parameter.device_mesh, parameter.placements
-            )
-        else:
-            mine[name] = value.to(parameter.device, copy=True)
-    optimizer.optimizer.state[parameter] = mine
+
+    @torch.no_grad()
+    def forget_step(self, parameters: Collection[nn.Parameter]) -> None:
+        """Have ZeRO's Adam not count a step that groups of parameters took without a gradient.
+
+        It counts the steps of a group: all of its parameters have to be among them.
+        """
+        chosen = set(map(id, parameters))
+        for group, state in self._groups:
+            if group <= chosen:
+                state[STEP] -= 1
 
 
 @torch.no_grad()
@@ -136,20 +151,6 @@ def clear_gradient(parameter: Any) -> None:
             safe_set_full_grad(parameter, torch.zeros_like(parameter))
     else:
         parameter.grad = None
-
-
-@torch.no_grad()
-def forget_step(optimizer: Any, parameters: Collection[nn.Parameter]) -> None:
-    """Have ZeRO's Adam not count a step that some parameters took without a gradient.
-
-    Args:
-        optimizer: As accelerate wrapped it.
-        parameters: All of a group of the optimiser's, or of several.
-    """
-    chosen = set(map(id, parameters))
-    for group, state in _zeros_groups(optimizer):
-        if group <= chosen:
-            state[STEP] -= 1
 
 
 def _put(parameter: DTensor, value: torch.Tensor) -> None:
@@ -207,11 +208,3 @@ def _zeros_groups(optimizer: Any) -> Iterator[tuple[set[int], dict[str, Any]]]:
         zero._lazy_init_hp_params_optimizer_state()
     for group, flat in zip(groups, flats, strict=True):
         yield set(map(id, group)), states[flat]
-
-
-def _zeros_state(optimizer: Any, parameter: nn.Parameter) -> dict[str, Any]:
-    return next(state for group, state in _zeros_groups(optimizer) if id(parameter) in group)
-
-
-def _on_host(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in state.items()}

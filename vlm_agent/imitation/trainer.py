@@ -160,9 +160,9 @@ class ImitationTrainer(Trainer):
                         self.save()
                 means = mean_over_ranks(self.accelerator, lesson.seen)
                 lesson.seen.clear()
+                self.learner.refresh()
                 bar.set_postfix({key: f"{means[key]:.3f}" for key in ("loss", "accuracy")})
                 self._record({"stage": stage, "epoch": lesson.epoch, **means})
-        self.learner.refresh()
         if lesson.done == lesson.total:
             self._is_whole, self._lesson = True, None
 

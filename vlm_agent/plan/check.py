@@ -17,6 +17,9 @@ from vlm_agent.plan.watch import watch
 from vlm_agent.recipe.recipe import Recipe, recipe_file
 from vlm_agent.studies.road import launcher
 
+ON_CORES = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+"""Of commands that are to run on CPU cores."""
+
 FEW = ("--num_eval_episodes", "8", "--num_envs", "8", "--report_to", "none")
 
 
@@ -94,7 +97,7 @@ def _side_by_side(
         commands.insert(0, (sys.executable, "-m", "vlm_agent.cli", "demos", *recipe))
     seconds, peak = 0.0, 0
     for command in commands:
-        watched = watch(command, Path(plan.recipe.run.output_dir), os.environ)
+        watched = watch(command, Path(plan.recipe.run.output_dir), ON_CORES)
         seconds, peak = seconds + watched.seconds, max(peak, watched.peak_bytes)
     planned, need = sum(stage.seconds for stage in plan.stages), plan.need(plan.neediest)[1]
     ratios = {f"{key}_time_ratio": planned / seconds, f"{key}_memory_ratio": need / peak}

@@ -69,8 +69,7 @@ class Costs:
         """Of scoring the words of so many fresh observations."""
         sizes = self.sizes
         seconds = rows * self._encoding + self._vision(rows, "decide")
-        prefix = sizes.prefix if sizes.trunk == 0 else 0
-        seconds += self._language(prefix + rows * sizes.rest, sizes.trunk, "decide")
+        seconds += self._language(rows * sizes.rest, sizes.trunk, "decide")
         above = sizes.layers - sizes.trunk
         return seconds + self._language(
             sizes.prefix + rows * sizes.rest, above, self._deciding_work
@@ -80,7 +79,7 @@ class Costs:
         """Of scoring so many words again, from what was kept of them."""
         above = self.sizes.layers - (self.sizes.trunk if is_kept else 0)
         tokens = self.sizes.prefix + rows * self.sizes.rest
-        unseen = 0.0 if is_kept else self._vision(rows, "decide")
+        unseen = 0.0 if is_kept else rows * self._encoding + self._vision(rows, "decide")
         scoring = self._language(tokens, above, self._deciding_work)
         return rows * self._prompting + unseen + scoring
 

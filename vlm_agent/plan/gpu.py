@@ -7,6 +7,7 @@ what a pass costs.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,6 +82,9 @@ def measure_gpu(
             )
             figures["share_of_matrix_rate"] = figures.pop("flops_per_s") / rate
             found |= {f"{form}_{key}": value for key, value in figures.items()}
+            gc.collect()  # a policy holds itself: its memory would count in the next form's
+            if device == "cuda":
+                torch.cuda.empty_cache()
             bar.update()
     return found
 
@@ -107,7 +111,10 @@ def _machine(device: str, rate: float) -> Machine:
     name = torch.cuda.get_device_name().lower()
     memory = torch.cuda.get_device_properties(0).total_memory
     unknown = Gpu(name, memory, rate, 1e12)
-    gpu = next((card for part, card in GPUS.items() if part in name), unknown)
+    # The smallest of that name that has so much: there are two A100s.
+    known = [card for part, card in GPUS.items() if part.partition("-")[0] in name]
+    large = sorted((card.memory, card.name) for card in known if card.memory > 0.9 * memory)
+    gpu = GPUS[large[0][1]] if large else unknown
     return dataclasses.replace(machine, gpu=gpu, gpus=1)
 
 

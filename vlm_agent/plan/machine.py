@@ -28,7 +28,7 @@ class Gpu:
 
     Attributes:
         name: Its name.
-        memory: Bytes.
+        memory: Bytes, as drivers count them.
         flops: Dense bfloat16 FLOP/s.
         bandwidth: Bytes per second of its memory.
     """
@@ -39,17 +39,19 @@ class Gpu:
     bandwidth: float
 
 
+GIB = 2**30
+
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("h200", 141e9, 989e12, 4.8e12),
-        Gpu("h100", 80e9, 989e12, 3.35e12),
-        Gpu("a100", 80e9, 312e12, 2.0e12),
-        Gpu("a100-40gb", 40e9, 312e12, 1.55e12),
-        Gpu("l40s", 48e9, 362e12, 0.86e12),
-        Gpu("a10", 24e9, 125e12, 0.6e12),
-        Gpu("4090", 24e9, 165e12, 1.0e12),
-        Gpu("3090", 24e9, 71e12, 0.94e12),
+        Gpu("h200", 140 * GIB, 989e12, 4.8e12),
+        Gpu("h100", 79 * GIB, 989e12, 3.35e12),
+        Gpu("a100", 79 * GIB, 312e12, 2.0e12),
+        Gpu("a100-40gb", 39 * GIB, 312e12, 1.55e12),
+        Gpu("l40s", 44 * GIB, 362e12, 0.86e12),
+        Gpu("a10", 22 * GIB, 125e12, 0.6e12),
+        Gpu("4090", 23.5 * GIB, 165e12, 1.0e12),
+        Gpu("3090", 23.5 * GIB, 71e12, 0.94e12),
     )
 }
 

@@ -136,7 +136,7 @@ def _start() -> dict[str, float]:
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", *launcher(), "vlm_agent.train", *words]
         command += ["--num_eval_episodes", "1", "--output_dir", folder]
-        seconds, size = watch(command, Path(folder), os.environ)
+        seconds, size = watch(command, Path(folder), {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     return {"start_s": seconds, "run_bytes": float(size)}
 
 

@@ -46,6 +46,8 @@ def memory_of(recipe: Recipe, sizes: Sizes, machine: Machine, moments: int) -> M
         "optimiser": sizes.trained * 8,
         "activations": _activations(recipe, sizes, machine, bool(moments)),
     }
+    if recipe.ppo.kl_coef and not moments:
+        model["reference"] = sizes.trained * 4
     if machine.gpu is not None:
         model["CUDA"] = GPU_PROGRAM_BYTES
     return Memory(
@@ -105,11 +107,16 @@ def _observations(recipe: Recipe, sizes: Sizes, moments: int) -> dict[str, float
     if moments:
         return {"demonstrations": float(moments * frame)}
     words = recipe.rollout.num_envs * recipe.rollout.rollout_steps
-    kept = 0 if sizes.vision_is_trained else words * _kept(recipe, sizes)
-    return {
-        "frames": float(words * frame),
-        "caches": min(float(kept), recipe.rollout.feature_cache_gb * 2**30),
-    }
+    kept = kept_share(recipe, sizes) * words * _kept(recipe, sizes)
+    return {"frames": float(words * frame), "caches": kept}
+
+
+def kept_share(recipe: Recipe, sizes: Sizes) -> float:
+    """Of a rollout's words, those of which there is room for what frozen parts made of them."""
+    if sizes.vision_is_trained:
+        return 0.0
+    words = recipe.rollout.num_envs * recipe.rollout.rollout_steps
+    return min(1.0, recipe.rollout.feature_cache_gb * 2**30 / (words * _kept(recipe, sizes)))
 
 
 def _kept(recipe: Recipe, sizes: Sizes) -> float:

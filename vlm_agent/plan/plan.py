@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.plan.costs import Costs
-from vlm_agent.plan.machine import Machine
+from vlm_agent.plan.machine import GIB, Machine
 from vlm_agent.plan.sizes import Sizes, sizes_of
-from vlm_agent.plan.stages import PlannedStage, is_warm_start, planned_stages
+from vlm_agent.plan.stages import PlannedStage, planned_stages
 from vlm_agent.recipe.command_line import load_recipe
-from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.studies.road import Road
+from vlm_agent.recipe.recipe import Recipe, make_recipe, read_recipe, recipe_file
+from vlm_agent.recipe.sections import ImitationConfig
+from vlm_agent.studies.road import ITS_KEYS, OWN_KEYS, start_recipe
 
-GIB = 2**30
+OF_CURRICULA = ("demonstrations", "num_demo_episodes", "demo_noise")
+"""Keys of imitation that recipes of PPO set, too."""
 
 ADVICE = {
     "simulator": "more cores, or a smaller frame_size; on a GPU, num_envs of at least twice its "
@@ -40,21 +43,34 @@ class Plan:
     """What a recipe takes.
 
     Attributes:
-        recipe: The recipe.
-        sizes: Of its model and prompts.
+        recipes: Those that follow each other: of a warm start, of PPO, or both.
+        begins_warm: Whether the first is of a warm start.
+        sizes: Of the last one's model and prompts.
         machine: Where it is to run.
         stages: From demonstrations to PPO, as far as they are its road.
     """
 
-    recipe: Recipe
+    recipes: list[Recipe]
+    begins_warm: bool
     sizes: Sizes
     machine: Machine
     stages: list[PlannedStage]
 
     @property
+    def recipe(self) -> Recipe:
+        """What all is for."""
+        return self.recipes[-1]
+
+    @property
     def neediest(self) -> PlannedStage:
-        """The stage that needs the most memory."""
-        return max((s for s in self.stages if s.memory), key=lambda stage: sum(self.need(stage)))
+        """The stage that needs the most of the memory that there is."""
+        return max((stage for stage in self.stages if stage.memory), key=self.fullness)
+
+    def fullness(self, stage: PlannedStage) -> float:
+        """How much of the memory a stage needs, of the GPU's or the host's; above 1, too much."""
+        on_gpu, on_host = self.need(stage)
+        card = self.machine.gpu.memory if self.machine.gpu else 1.0
+        return max(on_gpu / card, on_host / self.machine.memory)
 
     def need(self, stage: PlannedStage) -> tuple[float, float]:
         """Bytes of each GPU (0 without one), and of the host."""
@@ -67,9 +83,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether its memory is there."""
-        on_gpu, on_host = self.need(self.neediest)
-        card = self.machine.gpu.memory if self.machine.gpu else 0.0
-        return on_gpu <= card and on_host <= self.machine.memory
+        return self.fullness(self.neediest) <= 1
 
     def to_dict(self) -> dict[str, Any]:
         """Flat, in bytes and seconds."""
@@ -115,48 +129,72 @@ def make_plan(config: Path, overrides: Sequence[str], machine: Machine) -> Plan:
     Raises:
         UserError: The recipe cannot be used, or its model's configuration is not to be had.
     """
-    words = ["--config", str(config), *overrides]
-    recipe = load_recipe(words, prog="vlm-agent plan")
-    recipes = [recipe] if is_warm_start(recipe) else Road(config, overrides).recipes()
-    return plan_of(recipes, machine)
+    path = recipe_file(config).resolve()
+    recipe = load_recipe(["--config", str(path), *overrides], prog="vlm-agent plan")
+    start = start_recipe(path, recipe)
+    if start is None:
+        return plan_of([recipe], machine, begins_warm=imitates(path))
+    # Each recipe has its own name and start; what else is overridden is for both.
+    shared = [f"--{key}={_yaml(recipe.to_dict()[key])}" for key in _overridden(overrides)]
+    first = load_recipe(["--config", str(start), *shared], prog="vlm-agent plan")
+    return plan_of([first, recipe], machine, begins_warm=True)
 
 
-def plan_of(recipes: Sequence[Recipe], machine: Machine) -> Plan:
+def _overridden(overrides: Sequence[str]) -> Iterator[str]:
+    """The keys of ``--key value`` words that are for both recipes of a road."""
+    for word in overrides:
+        key = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and key not in (*OWN_KEYS, *ITS_KEYS):
+            yield key
+
+
+def imitates(config: Path) -> bool:
+    """Whether a recipe's file says how to imitate."""
+    own = {field.name for field in dataclasses.fields(ImitationConfig)} - set(OF_CURRICULA)
+    return bool(own & read_recipe(config)[0].keys())
+
+
+def plan_of(recipes: Sequence[Recipe], machine: Machine, begins_warm: bool = False) -> Plan:
     """Plan recipes that follow each other; the last one is what they are for."""
     stages: list[PlannedStage] = []
-    for recipe in recipes:
+    for place, recipe in enumerate(recipes):
         sizes = sizes_of(recipe)
-        stages += planned_stages(recipe, sizes, machine)
-    return Plan(recipe, sizes, machine, stages)
+        stages += planned_stages(recipe, sizes, machine, begins_warm and place == 0)
+    return Plan(list(recipes), begins_warm, sizes, machine, stages)
 
 
 def ways_to_fit(plan: Plan) -> Iterator[str]:
     """Settings with each of which alone the recipe would fit, the cheapest first."""
-    recipe, seen = plan.recipe, set()
-    for section, keys in _cheaper_settings(plan):
-        first, old = next(iter(keys)), getattr(recipe, section)
-        new = dataclasses.replace(old, **keys)
-        if new == old or first in seen:
+    seen = set()
+    for keys in _cheaper_settings(plan):
+        first = next(iter(keys))
+        old = plan.recipe.to_dict()
+        if first in seen or all(old[key] == value for key, value in keys.items()):
             continue
-        if plan_of([dataclasses.replace(recipe, **{section: new})], plan.machine).fits:
+        try:
+            changed = [make_recipe({**recipe.to_dict(), **keys}) for recipe in plan.recipes]
+        except UserError:  # with which the recipe would not be one
+            continue
+        if plan_of(changed, plan.machine, plan.begins_warm).fits:
             seen.add(first)
             yield ", ".join(f"{key}: {_yaml(value)}" for key, value in keys.items())
 
 
-def _cheaper_settings(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Sections, and keys of them that need less memory; of one key the mildest value first."""
+def _cheaper_settings(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Keys that need less memory; of one key the mildest value first."""
     recipe = plan.recipe
-    batch = recipe.ppo.micro_batch_size or recipe.ppo.batch_size
-    for size in _halves(batch):
-        yield "ppo", {"micro_batch_size": size}
-    yield "model", {"gradient_checkpointing": True}
-    if plan.sizes.layers > TOP_LAYERS:
-        yield "model", {"use_peft": True, "lora_layers": TOP_LAYERS}
-    yield "model", {"dtype": "bfloat16"}
-    yield "model", {"load_in_4bit": True, "use_peft": True, "dtype": "bfloat16"}
-    yield "rollout", {"feature_cache_gb": 0.0}
+    largest = recipe.imitation.sft_batch_size if plan.begins_warm else recipe.ppo.batch_size
+    for size in _halves(recipe.ppo.micro_batch_size or max(largest, recipe.ppo.batch_size)):
+        yield {"micro_batch_size": size}
+    yield {"gradient_checkpointing": True}
+    if recipe.run.init_from is None or len(plan.recipes) > 1:  # else the start decides its form
+        if plan.sizes.layers > TOP_LAYERS:
+            yield {"lora_layers": TOP_LAYERS, "use_peft": True}
+        yield {"dtype": "bfloat16"}
+        yield {"load_in_4bit": True, "use_peft": True, "dtype": "bfloat16"}
+    yield {"feature_cache_gb": 0.0}
     for count in _halves(recipe.rollout.num_envs):
-        yield "rollout", {"num_envs": count}
+        yield {"num_envs": count}
 
 
 def _halves(number: int) -> Iterator[int]:

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 from vlm_agent.plan.costs import Costs
 from vlm_agent.plan.machine import Machine
-from vlm_agent.plan.memory import Memory, memory_of
+from vlm_agent.plan.memory import Memory, kept_share, memory_of
 from vlm_agent.plan.sizes import Sizes
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.recipe.sections import ImitationConfig
-
-SHARED = ("demonstrations", "num_demo_episodes", "demo_noise")
-"""Keys of imitation that recipes of PPO set, too: for a curriculum."""
 
 SOLVED = 0.6
 """Share of an evaluation's episodes that are taken to be solved; the others last to the end."""
@@ -25,13 +21,11 @@ class PlannedStage:
 
     Attributes:
         name: Its kind and its run's name.
-        words: That are said in training.
         parts: Seconds by what is done in them.
         memory: What a process needs; ``None`` for the expert's episodes.
     """
 
     name: str
-    words: int
     parts: dict[str, float]
     memory: Memory | None
 
@@ -46,19 +40,12 @@ class PlannedStage:
         return max(self.parts, key=self.parts.__getitem__)
 
 
-def is_warm_start(recipe: Recipe) -> bool:
-    """Whether a recipe says how to imitate."""
-    defaults, ours = ImitationConfig(), recipe.imitation
-    keys = vars(defaults).keys() - set(SHARED)
-    return any(getattr(defaults, key) != getattr(ours, key) for key in keys)
-
-
-def planned_stages(recipe: Recipe, sizes: Sizes, machine: Machine) -> list[PlannedStage]:
+def planned_stages(
+    recipe: Recipe, sizes: Sizes, machine: Machine, is_warm_start: bool
+) -> list[PlannedStage]:
     """A recipe's own stages."""
     costs = Costs(recipe, sizes, machine)
-    if is_warm_start(recipe):
-        return [_demonstrating(costs), _imitating(costs)]
-    return [_reinforcing(costs)]
+    return [_demonstrating(costs), _imitating(costs)] if is_warm_start else [_reinforcing(costs)]
 
 
 def _expert_constant(costs: Costs, name: str) -> float:
@@ -81,9 +68,10 @@ def _played(costs: Costs, episodes: int) -> float:
 def _demonstrating(costs: Costs) -> PlannedStage:
     recipe, machine = costs.recipe, costs.machine
     words = recipe.imitation.num_demo_episodes * _episode_words(costs)
-    moving = words * _expert_constant(costs, "demonstrated_word_s") / machine.cores
+    workers = min(machine.cores, recipe.rollout.num_workers or machine.cores)
+    moving = words * _expert_constant(costs, "demonstrated_word_s") / workers
     seconds = {"start": machine.constants["start_s"], "simulator": moving}
-    return PlannedStage(f"demonstrations: {recipe.run.run_name}", round(words), seconds, None)
+    return PlannedStage(f"demonstrations: {recipe.run.run_name}", seconds, None)
 
 
 def _imitating(costs: Costs) -> PlannedStage:
@@ -105,21 +93,23 @@ def _imitating(costs: Costs) -> PlannedStage:
         "evaluation": (how.dagger_rounds + 1) * _played(costs, recipe.evaluation.num_eval_episodes),
     }
     memory = memory_of(recipe, costs.sizes, machine, known)
-    return PlannedStage(f"warm start: {recipe.run.run_name}", moments, parts, memory)
+    return PlannedStage(f"warm start: {recipe.run.run_name}", parts, memory)
 
 
 def _reinforcing(costs: Costs) -> PlannedStage:
     """Rollouts, all epochs of their updates, evaluations."""
     recipe, machine, ppo = costs.recipe, costs.machine, costs.recipe.ppo
     words = recipe.run.total_timesteps / machine.processes
-    batch = min(ppo.batch_size, round(words))
+    batch = max(1, min(ppo.batch_size, round(words)))
     memory = memory_of(recipe, costs.sizes, machine, 0)
-    is_kept = not costs.sizes.vision_is_trained
-    update = words / batch * ppo.n_epochs * costs.learn(batch, is_kept)
+    kept = kept_share(recipe, costs.sizes)
+    again_and_again = words / batch * ppo.n_epochs
+    update = again_and_again * kept * costs.learn(batch, is_kept=True)
+    update += again_and_again * (1 - kept) * costs.learn(batch, is_kept=False)
     again = ppo.recompute_log_probs + (ppo.kl_coef > 0)
     if recipe.critic.value_epochs and recipe.critic.value_input == "hidden":
         again += 1
-    update += again * words / batch * costs.rescore(batch, is_kept)
+    update += again * words / batch * costs.rescore(batch, is_kept=kept == 1)
     # At the beginning, now and then, at the end.
     evaluations = 1 + math.ceil(recipe.run.total_timesteps / recipe.evaluation.eval_freq)
     rollout = {"simulator": words * costs.moving, "decisions": words * costs.deciding}
@@ -133,4 +123,4 @@ def _reinforcing(costs: Costs) -> PlannedStage:
         "evaluation": evaluations * _played(costs, recipe.evaluation.num_eval_episodes),
     }
     name = f"PPO: {recipe.run.run_name}"
-    return PlannedStage(name, recipe.run.total_timesteps, parts, memory)
+    return PlannedStage(name, parts, memory)

@@ -107,10 +107,13 @@ class PPOTrainer(Trainer):
         self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints())
 
     def _make_optimizer(self, actor_critic: ActorCritic) -> torch.optim.Optimizer:
-        """One group for the backbone, one for the heads."""
-        parameters = actor_critic.policy.backbone_parameters(), actor_critic.head_parameters()
+        """One group for the backbone, one for what is trained of the heads, if anything."""
+        heads = [p for p in actor_critic.head_parameters() if p.requires_grad]
+        parameters = actor_critic.policy.backbone_parameters(), heads
         groups = [
-            {"params": p, "lr": rate} for p, rate in zip(parameters, self.base_rates, strict=True)
+            {"params": p, "lr": rate, "number": number}
+            for number, (p, rate) in enumerate(zip(parameters, self.base_rates, strict=True))
+            if p
         ]
         return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
 

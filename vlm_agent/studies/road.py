@@ -35,6 +35,13 @@ ITS_KEYS = ("resume_from", "overwrite")
 """What the road says for both, stage by stage."""
 
 
+def start_recipe(config: Path, recipe: Recipe) -> Path | None:
+    """The file of the recipe of the warm start that a recipe begins with, if it lies beside it."""
+    named = Path(recipe.run.init_from or "").name
+    start = config.with_name(f"{named.removesuffix(FINAL)}.yaml")
+    return start if named.endswith(FINAL) and start.is_file() else None
+
+
 class Road:
     """The stages of a recipe of PPO and of the warm start that it begins with, if any.
 
@@ -81,18 +88,13 @@ class Road:
 
     def _find_start(self) -> None:
         """Find the recipe of the warm start; what was made by other means is taken as it is."""
-        named = Path(self.recipe.run.init_from or "").name
-        config = self.config.with_name(f"{named.removesuffix(FINAL)}.yaml")
-        if not named.endswith(FINAL) or not config.is_file():
+        config = start_recipe(self.config, self.recipe)
+        if config is None:
             return
         run = self._load(config).run
         self.begins = RunFolders(self._load(config)).final
         if not self.begins.is_dir() or is_recorded(self.folder, f"warm start: {run.run_name}"):
             self.start = config
-
-    def recipes(self) -> list[Recipe]:
-        """Of the warm start, if it is the road's to make, and of PPO."""
-        return [*([self._load(self.start)] if self.start else []), self.recipe]
 
     def check(self) -> None:
         """Find out what would stop it later, before anything is collected.
@@ -101,7 +103,7 @@ class Road:
             UserError: The model is not to be had, both recipes do not fit, or there are runs of
                 these names that were begun otherwise.
         """
-        recipe, *_ = self.recipes()
+        recipe = self.recipe if self.start is None else self._load(self.start)
         encoder = build_encoder(recipe.model, recipe.template)
         quantization_config(recipe.model, encoder.family)
         if different := different_settings(recipe.model, self.recipe):

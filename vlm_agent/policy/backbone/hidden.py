@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from vlm_agent.policy.backbone.families import Family
 from vlm_agent.policy.backbone.packing import PACKED_ATTENTION, Packing
@@ -169,6 +170,8 @@ class ModelPass:
         ids_K = prompts.prefix_ids
         # Whatever else has been loaded, or moved, since then.
         weights = [(p._version, p.data_ptr(), p.dtype) for p in self._below()]
+        if any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in self._below()):
+            self._prefixes.clear()  # where processes divide them, all have to do the same
         autocast = torch.is_autocast_enabled(ids_K.device.type)
         key = (*ids_K.tolist(), *weights, ids_K.device, autocast)
         if key not in self._prefixes:
