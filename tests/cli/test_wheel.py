@@ -71,7 +71,8 @@ def test_the_wheel_holds_the_package_and_what_ships_and_nothing_else(wheel: zipf
         for folder, files in LINKS.items()
         for path in (ROOT / folder).glob(files)
     }
-    expected = code | policies | linked
+    measured = "recipes/results/plan_constants.json"  # what `vlm-agent plan` reads
+    expected = code | policies | linked | {f"vlm_agent/shipped/{measured}": ROOT / measured}
     assert held == set(expected)
     for name, path in expected.items():
         assert wheel.read(name) == path.read_bytes(), name

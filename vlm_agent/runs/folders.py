@@ -125,7 +125,8 @@ class RunFolders:
         if not (Path(wanted) / OPTIMIZER_FILE).is_file():
             raise UserError(
                 f"resume_from: no checkpoint to go on from in {wanted!r} (no {OPTIMIZER_FILE}; "
-                "with an optimizer.pt it is of an earlier version: begin from its policy by init_from)"
+                "one with an optimizer.pt is of an earlier version: begin from its policy by "
+                "init_from)"
             )
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
             raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
