@@ -99,8 +99,10 @@ class Learner:
     def parts(self, index: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
         """Split a minibatch into parts that fit into memory, whose gradients add up to its own.
 
-        Run forward and :meth:`backward` inside of the loop: gradients of all parts but the last
-        stay in this process, and are averaged over all processes with the last part's.
+        Run forward and :meth:`backward` inside of the loop: under DDP, gradients of all parts but
+        the last stay in this process, and are averaged over all processes with the last part's.
+        Under ZeRO and FSDP2 all processes have equally many parts; one that lacks some gets a
+        sample of share 0.
 
         Args:
             index: The minibatch's samples.

@@ -131,9 +131,8 @@ class Costs:
         gpu = self.machine.gpu
         if gpu is None:
             return self.sizes.trained * self.machine.constants["optimizer_s_per_parameter"]
-        return (
-            self.sizes.trained * 28 / gpu.bandwidth
-        )  # weight, gradient, two moments; read, written
+        # Weight, gradient and two moments are read, all but the gradient written.
+        return self.sizes.trained * 28 / gpu.bandwidth
 
     def _vision(self, rows: int, work: Work) -> float:
         sizes = self.sizes

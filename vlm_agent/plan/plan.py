@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def make_plan(config: Path, overrides: Sequence[str], machine: Machine) -> Plan:
     if start is None:
         return plan_of([recipe], machine, begins_warm=imitates(path))
     # Each recipe has its own name and start; what else is overridden is for both.
-    shared = [f"--{key}={_yaml(recipe.to_dict()[key])}" for key in _overridden(overrides)]
+    shared = [f"--{key}={json.dumps(recipe.to_dict()[key])}" for key in _overridden(overrides)]
     first = load_recipe(["--config", str(start), *shared], prog="vlm-agent plan")
     return plan_of([first, recipe], machine, begins_warm=True)
 
