@@ -1,5 +1,6 @@
 """Whole runs from recipe to the last checkpoint, in a small world."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -12,10 +13,10 @@ from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_time
 from tests.worlds import ColourPool, of
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
-from vlm_agent.distributed.launch import check_quantized
+from vlm_agent.distributed.launch import check_device, check_quantized
 from vlm_agent.runs.begin import Run, start_policy
 from vlm_agent.runs.checkpoints import load_policy
-from vlm_agent.runs.folders import RunFolders
+from vlm_agent.runs.folders import RunFolders, settled
 
 
 def run(recipe) -> PPOTrainer:
@@ -178,6 +179,41 @@ def test_quantised_weights_are_not_divided(monkeypatch):
     with pytest.raises(UserError, match=r"load_in_4bit.*zero2\.yaml"):
         check_quantized(accelerator, is_quantized=True)
     check_quantized(accelerator, is_quantized=False)
+
+
+def test_a_large_model_does_not_run_on_the_cpu_beside_a_gpu(monkeypatch):
+    accelerator = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"'a/model': use accelerate_configs/single_gpu\.yaml"):
+        check_device(accelerator, "a/model")
+    check_device(accelerator, "tiny")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_device(accelerator, "a/model")
+
+
+def test_a_run_goes_on_by_itself_if_there_is_something_to_go_on_from(recipe_for):
+    recipe = recipe_for(resume_from="auto", num_eval_episodes=0)
+    begun = settled(recipe)
+    assert begun.run.resume_from is None
+    folders = RunFolders(recipe)
+    folders.run.mkdir(parents=True)
+    (folders.run / "metrics.jsonl").write_text("")  # cut off before its first checkpoint
+    folders.check_new(begun)
+    trainer_for(settled(recipe)).train()
+    assert settled(recipe).run.resume_from == "latest"
+    assert settled(dataclasses.replace(recipe, run=begun.run)) == begun
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"advantage": "group", "group_size": 2}, "is for advantage: gae"),
+        ({"recompute_log_probs": True}, "leave one of them out"),
+    ],
+)
+def test_rollouts_ahead_with_what_they_do_not_go_with_are_refused(recipe_for, settings, said):
+    with pytest.raises(UserError, match=f"async_rollout: .*{said}"):
+        recipe_for(async_rollout=1, **settings)
 
 
 def test_gradients_that_accelerate_would_accumulate_are_refused(recipe_for):

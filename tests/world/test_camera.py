@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from vlm_agent.bench.stock import StockCamera
+from vlm_agent.bench.world.stock import StockCamera
 from vlm_agent.world.actions import DEFAULT_WORDS, MOTIONS
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv

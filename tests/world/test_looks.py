@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlm_agent.bench.looks import EVERYTHING
-from vlm_agent.bench.stock import StockCamera
+from vlm_agent.bench.world.looks import EVERYTHING
+from vlm_agent.bench.world.stock import StockCamera
 from vlm_agent.common.errors import UserError
 from vlm_agent.world.actions import MOTIONS, Motion
 from vlm_agent.world.config import EnvConfig

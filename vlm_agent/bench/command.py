@@ -30,6 +30,10 @@ class Benchmark:
 
     description: str
     options: Mapping[str, Option]
+    room: str = "vlm_agent.bench"
+
+
+WORLD = "vlm_agent.bench.world"
 
 
 def _robot(description: str, words: int) -> Benchmark:
@@ -39,7 +43,7 @@ def _robot(description: str, words: int) -> Benchmark:
         "frame_size": Option(128, "pixels", 28, 640),
         "words": Option(words, "how many"),
     }
-    return Benchmark(description, options)
+    return Benchmark(description, options, WORLD)
 
 
 def _model(description: str, rounds: int, **others: Option) -> Benchmark:
@@ -66,6 +70,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "frame_size": Option(112, "pixels", 28, 640),
             "words": Option(1200, "how many"),
         },
+        WORLD,
     ),
     "pool": _robot("two workers against one, and rollouts with the tiny policy", 180),
     "soak": _robot("a worker's memory and open files after a tenth of the words and later", 20_000),
@@ -79,6 +84,15 @@ BENCHMARKS: dict[str, Benchmark] = {
         "a whole, and all layers in each epoch, against ours",
         3,
         samples=Option(64, "of the rollout"),
+    ),
+    "loop": Benchmark(
+        "a whole iteration of PPO as it is usually written, one process, and rollouts and updates "
+        "in turn, against ours",
+        {
+            "num_envs": Option(4, "environments per process"),
+            "rollout_steps": Option(32, "words per environment and iteration"),
+            "rounds": Option(3, "iterations of each contender"),
+        },
     ),
 }
 """Name (of the module too) -> benchmark."""
@@ -114,7 +128,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if isinstance(value, int) and not option.least <= value <= option.most:
             limit = f" to {option.most}" if option.most < 10**9 else " or more"
             raise UserError(f"--{key} {value}: expected {option.least}{limit}")
-    module = importlib.import_module(f"vlm_agent.bench.{arguments.name}")
+    module = importlib.import_module(f"{BENCHMARKS[arguments.name].room}.{arguments.name}")
     figures: dict[str, Any] = {**settings, **module.measure(**settings)}
     print(table(figures))
     if arguments.json:

@@ -103,12 +103,24 @@ def library_inputs(
 
 
 def eight_sequences(
-    model: Any, encoder: ObservationEncoder, plain: dict[str, torch.Tensor]
+    model: Any,
+    encoder: ObservationEncoder,
+    plain: dict[str, torch.Tensor],
+    tokens_scored: int | None = None,
 ) -> torch.Tensor:
     """Each word behind each prompt as a sequence of its own, with the whole vocabulary's scores.
 
     So do Tan et al., *True Knowledge Comes from Practice* (TWOSOME, 2024). One word of all
     observations makes a batch: all words at once would need eight times the memory.
+
+    Args:
+        model: The model.
+        encoder: Knows the words' tokens.
+        plain: Inputs of B prompts.
+        tokens_scored: How many of a word's first tokens count; by default all.
+
+    Returns:
+        Sums of the tokens' log-probabilities, (B, A).
     """
     scores = []
     start = plain["input_ids"].shape[1]
@@ -125,5 +137,5 @@ def eight_sequences(
         }
         logits = model(**longer).logits[:, start - 1 : -1].float()
         log_probs = logits.log_softmax(-1).gather(-1, ids_BN[..., None])
-        scores.append(log_probs.sum((1, 2)))
+        scores.append(log_probs[:, :tokens_scored].sum((1, 2)))
     return torch.stack(scores, 1)

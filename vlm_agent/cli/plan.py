@@ -22,7 +22,11 @@ def add_plan(commands: Any) -> None:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the recipe")
     parser.add_argument("--gpu", metavar="NAME", help="a GPU: h100, a100, 4090, ...")
-    parser.add_argument("--gpus", type=count, metavar="N", help="how many (default: 1)")
+    parser.add_argument("--gpus", type=count, metavar="N", help="how many a node has (default: 1)")
+    parser.add_argument("--nodes", type=count, metavar="M", help="how many nodes (default: 1)")
+    parser.add_argument(
+        "--network", type=count, metavar="GBIT", help="per second between nodes (default: 100)"
+    )
     parser.add_argument("--cpu", action="store_true", help="no GPU (the default)")
     parser.add_argument(
         "--cores", type=count, metavar="N", help="CPU cores (default: those of this machine)"
@@ -38,7 +42,9 @@ def add_plan(commands: Any) -> None:
         "--measure_gpu", action="store_true", help="measure the GPU that is here, to --json"
     )
     parser.add_argument(
-        "--check", action="store_true", help="run three recipes beside their plans, to --json"
+        "--check",
+        action="store_true",
+        help="run three recipes, and two processes, beside their plans, to --json",
     )
     parser.set_defaults(run=_plan, takes_recipe=True)
 
@@ -78,6 +84,8 @@ def _planned(arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         raise UserError("plan: which recipe? e.g. --config recipes/full.yaml")
     if arguments.cpu and arguments.gpu:
         raise UserError(f"--cpu, --gpu {arguments.gpu}: one or the other")
+    if arguments.network and (arguments.nodes or 1) == 1:
+        raise UserError(f"--network {arguments.network}: between which nodes? e.g. --nodes 2")
     if arguments.gpus and not arguments.gpu:
         raise UserError(f"--gpus {arguments.gpus}: of which kind? Name it: --gpu h100")
     machine = Machine.here()
@@ -88,6 +96,9 @@ def _planned(arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         machine = dataclasses.replace(machine, cores=arguments.cores)
     if arguments.host_memory:
         machine = dataclasses.replace(machine, memory=arguments.host_memory * 2**30)
+    if arguments.network:
+        machine = dataclasses.replace(machine, network=arguments.network * 1e9 / 8)
+    machine = dataclasses.replace(machine, nodes=arguments.nodes or 1)
     plan = make_plan(arguments.config, rest, machine)
     print(*describe(plan), sep="\n")
     return plan.to_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -34,25 +35,31 @@ SHARDING = {
 """Ways to share a model among processes, and the variables by which the launcher asks for them."""
 
 
-def start_accelerator(log_with: list[Any], project_dir: str) -> Accelerator:
+def start_accelerator(
+    log_with: list[Any], project_dir: str, rank_timeout: float = 1800.0
+) -> Accelerator:
     """The ``Accelerator`` of this process; on the CPU where there is no GPU.
 
     Args:
         log_with: Names of accelerate's trackers, or trackers.
         project_dir: The folder TensorBoard writes to.
+        rank_timeout: How many seconds processes wait for one that does not join them; a
+            ``RankWatch`` then says which, before a collective call gives up by itself.
 
     Raises:
         UserError: It would share the model among processes in a way that is not supported.
     """
     sharding = asked_sharding(os.environ)  # first: accelerate would look for the package for it
+    waits = timedelta(seconds=2 * rank_timeout)
     options: dict[str, Any] = {"log_with": log_with or None, "project_dir": project_dir}
+    options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=waits)]
     if torch.cuda.is_available():
         return _ready(Accelerator(**options))
     # Else DeepSpeed, which transformers imports where it is installed, says that it looked for one.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if sharding == "DEEPSPEED":  # which accelerate passes over with cpu=True
-        handlers = [InitProcessGroupKwargs(backend="gloo")]
-        return _ready(Accelerator(kwargs_handlers=handlers, **options))
+        options["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo", timeout=waits)]
+        return _ready(Accelerator(**options))
     # Two processes on a CPU need cpu=True: without it accelerate lets each of them run alone.
     accelerator = Accelerator(cpu=True, **options)
     if sharding == "FSDP":  # accelerate's own FSDP2, which it begins on GPUs alone
@@ -96,6 +103,19 @@ def check_accelerator(accelerator: Accelerator) -> None:
         raise UserError(
             f"the accelerate config has gradient_accumulation_steps: {steps}; leave it out and set "
             "micro_batch_size in the recipe: how many samples of a minibatch are in memory at once"
+        )
+
+
+def check_device(accelerator: Accelerator, model: str) -> None:
+    """Refuse to run a large model on the CPU beside a GPU; ``tiny`` is as fast there.
+
+    Raises:
+        UserError: It would.
+    """
+    if accelerator.device.type == "cpu" and torch.cuda.is_available() and model != "tiny":
+        raise UserError(
+            f"the accelerate config asks for the CPU, and there is a GPU for {model!r}: use "
+            "accelerate_configs/single_gpu.yaml, or hide it: CUDA_VISIBLE_DEVICES="
         )
 
 

@@ -32,6 +32,7 @@ from vlm_agent.runs.begin import Run
 from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
+from vlm_agent.runs.folders import OPTIMIZER_FILE
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.pool.pool import EnvPool
@@ -248,7 +249,8 @@ class ImitationTrainer(Trainer):
                 "processes": self.accelerator.num_processes,
                 "evaluations": self.evaluations,
             }
-            save_checkpoint(folder, self.policy, state, optimizer, self.actor_critic.extra_heads())
+            tensors = {} if optimizer is None else {OPTIMIZER_FILE: optimizer}
+            save_checkpoint(folder, self.policy, state, tensors, self.actor_critic.extra_heads())
             forget_passes(self.folders, latest=folder)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vlm_agent.bench.iterations import ITERATION, measure_apart
 from vlm_agent.bench.models import benchmark_encoder, benchmark_model
 from vlm_agent.plan.machine import Machine
-from vlm_agent.plan.plan import make_plan
+from vlm_agent.plan.plan import make_plan, plan_of
 from vlm_agent.plan.watch import watch
 from vlm_agent.recipe.recipe import Recipe, recipe_file
 from vlm_agent.studies.road import launcher
@@ -67,12 +69,37 @@ def check_plans(machine: Machine, names: Iterable[str] = CHECKS) -> dict[str, An
     result: dict[str, Any] = {"cores": machine.cores}
     with TemporaryDirectory() as name:
         folder = Path(name)
+        if machine.cores > 1:
+            result |= check_scaling(folder, machine)
         for key in names:
             check = CHECKS[key]
             config = _deep_recipe(folder) if key == "lora" else recipe_file(check.config)
             words = [*FEW, *check.overrides.split(), "--output_dir", str(folder / key)]
             result |= _side_by_side(key, check, config, words, machine)
     return result
+
+
+def check_scaling(
+    folder: Path, machine: Machine, num_envs: int = 4, rollout_steps: int = 32, iterations: int = 4
+) -> dict[str, Any]:
+    """What two processes with a core each are to one with one, planned and measured."""
+    sizes = {"num_envs": num_envs, "rollout_steps": rollout_steps}
+    sizes |= {"batch_size": min(32, num_envs * rollout_steps)}
+    planned = plan_of(
+        [Recipe.load(**{**ITERATION, **sizes})], dataclasses.replace(machine, cores=1, nodes=2)
+    ).scaling
+    one, other = sorted(os.sched_getaffinity(0))[:2]
+    words = sizes | {"total_timesteps": (iterations + 2) * num_envs * rollout_steps}
+    rates = [
+        measure_apart(folder / name, words, iterations, cores)["words_per_s"]
+        for name, cores in (("one", [[one]]), ("two", [[one], [other]]))
+    ]
+    measured = rates[1] / rates[0]
+    return {
+        "scaling_planned": planned,
+        "scaling_measured": measured,
+        "scaling_ratio": planned / measured,
+    }
 
 
 def _deep_recipe(folder: Path) -> Path:

@@ -36,7 +36,7 @@ class Costs:
     @property
     def moving(self) -> float:
         """That the simulator needs for a word, on this process's share of the cores."""
-        workers = max(1.0, self.machine.cores / self.machine.processes)
+        workers = max(1.0, self.machine.cores / self.machine.on_node)
         if asked := self.recipe.rollout.num_workers:
             workers = min(workers, asked)
         env = self.recipe.env
@@ -110,6 +110,11 @@ class Costs:
         if model.gradient_checkpointing:
             seconds += self._language(tokens, above, self._deciding_work)
         return seconds + self._language(tokens, above, work)
+
+    @property
+    def reducing(self) -> float:
+        """Of averaging a step's gradients, fp32, over all processes; DDP hides some of it."""
+        return self.machine.reducing(4.0 * self.sizes.trained)
 
     @property
     def _deciding_work(self) -> Work:

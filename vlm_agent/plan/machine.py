@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import psutil
@@ -66,6 +66,15 @@ GPU_SHARES: dict[Work, float] = {
 GPU_LAYER_SECONDS = 3e-4
 """That a layer's kernels take to be started, forward; taken, not measured."""
 
+NETWORK_BANDWIDTH = 12.5e9
+"""Bytes per second between nodes, each way, where nobody says: 100 Gbit/s."""
+
+LINK_BANDWIDTH = {"gpu": 50e9, "cpu": 1e9}
+"""Bytes per second between processes of one node; taken, not measured."""
+
+REDUCTION_SECONDS = 1e-3
+"""That processes need to meet once; taken, not measured."""
+
 GPU_PROGRAM_BYTES = 1.2e9
 """Of a CUDA context and its libraries on the card; taken, not measured."""
 
@@ -75,11 +84,13 @@ class Machine:
     """Where a recipe is to run.
 
     Attributes:
-        cores: CPU cores.
-        memory: Bytes of host memory.
+        cores: CPU cores of a node.
+        memory: Bytes of a node's host memory.
         gpu: Each of its GPUs; ``None``: the cores run the model.
-        gpus: How many.
+        gpus: How many a node has.
         constants: What ``vlm-agent plan --measure`` wrote.
+        nodes: How many such machines run together.
+        network: Bytes per second between two of them.
     """
 
     cores: int
@@ -87,6 +98,8 @@ class Machine:
     gpu: Gpu | None
     gpus: int
     constants: Mapping[str, Any]
+    nodes: int = 1
+    network: float = NETWORK_BANDWIDTH
 
     @classmethod
     def here(cls) -> Machine:
@@ -96,8 +109,29 @@ class Machine:
 
     @property
     def processes(self) -> int:
-        """One for each GPU, or one."""
+        """One for each GPU, or one for each node."""
+        return self.on_node * self.nodes
+
+    @property
+    def on_node(self) -> int:
+        """Processes of a node."""
         return max(1, self.gpus)
+
+    def alone(self) -> Machine:
+        """One process of it, with its share of a node."""
+        gpus, cores = min(self.gpus, 1), max(1, self.cores // self.on_node)
+        return replace(self, nodes=1, gpus=gpus, cores=cores, memory=self.memory / self.on_node)
+
+    def reducing(self, size: float) -> float:
+        """Seconds in which all processes have the mean of gradients of so many bytes.
+
+        In a ring each process sends nearly all of it twice; its slowest link decides.
+        """
+        if self.processes == 1:
+            return 0.0
+        link = LINK_BANDWIDTH["gpu" if self.gpu else "cpu"]
+        slowest = min(link, self.network) if self.nodes > 1 else link
+        return REDUCTION_SECONDS + 2 * size * (1 - 1 / self.processes) / slowest
 
     def seconds(
         self, flops: float, width: int, layers: int, work: Work, weights: float = 0.0

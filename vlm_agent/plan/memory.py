@@ -91,7 +91,7 @@ def _activations(recipe: Recipe, sizes: Sizes, machine: Machine, is_warm_start: 
 def _simulator(recipe: Recipe, machine: Machine) -> float:
     """Of the processes that run the environments."""
     rollout = recipe.rollout
-    workers = rollout.num_workers or max(1, machine.cores // machine.processes)
+    workers = rollout.num_workers or max(1, machine.cores // machine.on_node)
     pixels = 3 * recipe.env.frame_size**2
     env = recipe.env
     simulations = 1 if env.env else len({scene_name(task) for task in env.tasks or [env.task]})

@@ -30,6 +30,7 @@ ADVICE = {
     "evaluation": "a smaller num_eval_episodes, or a larger eval_freq",
     "learning": "a smaller sft_epochs or dagger_replay, lora_layers: 8, freeze_vision: true",
     "student": "a smaller dagger_words, or a larger num_envs",
+    "network": "use_peft: true, lora_layers: 8, a larger batch_size, or a faster network",
     "start": "nothing: it is short",
 }
 """What takes most of the time -> what makes it less."""
@@ -79,7 +80,7 @@ class Plan:
         model, host = (sum(kinds.values()) for kinds in vars(stage.memory).values())
         if self.machine.gpu is None:
             return 0.0, model + host
-        return model, host * self.machine.processes
+        return model, host * self.machine.on_node
 
     @property
     def fits(self) -> bool:
@@ -96,6 +97,9 @@ class Plan:
             "recipe": self.recipe.run.run_name,
             "gpu": machine.gpu.name if machine.gpu else None,
             "gpus": machine.gpus,
+            "nodes": machine.nodes,
+            "processes": machine.processes,
+            "scaling": self.scaling,
             "cores": machine.cores,
             "parameters": self.sizes.base,
             "trained_parameters": self.sizes.trained,
@@ -112,6 +116,14 @@ class Plan:
             result[f"{kind}_s"] = planned.seconds
             result[f"{kind}_bottleneck"] = planned.bottleneck
         return result
+
+    @property
+    def scaling(self) -> float:
+        """How much faster iterations are than in one process, with its share of a node."""
+        is_warm_start = self.begins_warm and len(self.recipes) == 1
+        alone = self.machine.alone()
+        *_, stage = planned_stages(self.recipe, self.sizes, alone, is_warm_start)
+        return stage.running / self.stages[-1].running
 
     @property
     def words_per_s(self) -> float:
@@ -214,6 +226,8 @@ def describe(plan: Plan) -> Iterator[str]:
     where = f"{machine.cores} cores, {machine.memory / GIB:.0f} GiB"
     if machine.gpu:
         where = f"{machine.gpus} x {machine.gpu.name}, {where}"
+    if machine.nodes > 1:
+        where = f"{machine.nodes} nodes of {where}"
     yield f"{plan.recipe.run.run_name} on {where}"
     trained = 100 * sizes.trained / max(1, sizes.base)
     yield (
@@ -225,6 +239,9 @@ def describe(plan: Plan) -> Iterator[str]:
         f"{sizes.prefix} that all prompts begin with"
     )
     yield f"  rollouts    {plan.words_per_s:.1f} words/s"
+    if (count := machine.processes) > 1:
+        share = 100 * plan.scaling / count
+        yield f"  processes   {count}, {plan.scaling:.1f} times as fast as one ({share:.0f} %)"
     yield ""
     for stage in plan.stages:
         parts = ", ".join(f"{part} {_time(s)}" for part, s in stage.parts.items() if s >= 1)

@@ -35,6 +35,11 @@ class PlannedStage:
         return sum(self.parts.values())
 
     @property
+    def running(self) -> float:
+        """Without what comes once."""
+        return self.seconds - self.parts["start"]
+
+    @property
     def bottleneck(self) -> str:
         """What takes most of it."""
         return max(self.parts, key=self.parts.__getitem__)
@@ -86,9 +91,11 @@ def _imitating(costs: Costs) -> PlannedStage:
     step = costs.learn(how.sft_batch_size, is_kept=False)
     last = max(how.dagger_words, 2 * recipe.env.horizon * costs.num_envs * processes)
     said = how.dagger_rounds * how.dagger_words + last
+    steps = moments / (how.sft_batch_size * processes)
     parts = {
         "start": machine.constants["start_s"],
-        "learning": moments / (how.sft_batch_size * processes) * step,
+        "learning": steps * step,
+        "network": steps * costs.reducing,
         "student": said / processes * costs.word,
         "evaluation": (how.dagger_rounds + 1) * _played(costs, recipe.evaluation.num_eval_episodes),
     }
@@ -120,6 +127,7 @@ def _reinforcing(costs: Costs) -> PlannedStage:
         "start": machine.constants["start_s"],
         **rollout,
         "update": update,
+        "network": again_and_again * costs.reducing,
         "evaluation": evaluations * _played(costs, recipe.evaluation.num_eval_episodes),
     }
     name = f"PPO: {recipe.run.run_name}"

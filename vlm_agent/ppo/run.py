@@ -6,6 +6,7 @@ from vlm_agent.demonstrations.reading import check_demonstrations
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, resumed_policy, start_policy
+from vlm_agent.runs.folders import settled
 
 
 def run_training(recipe: Recipe) -> None:
@@ -16,11 +17,12 @@ def run_training(recipe: Recipe) -> None:
             it.
         TrainingError: The run cannot go on.
     """
+    recipe = settled(recipe)
     if recipe.curriculum.curriculum != "none":
         check_demonstrations(recipe)
     run = Run(recipe)
     folder = run.folders.resume_folder(recipe)
-    with recipe.make_pool() as pool:
+    with recipe.make_pool() as pool, run.watch():
         policy = resumed_policy(folder, recipe) if folder else start_policy(recipe)
         pool.wait_until_ready()
         trainer = PPOTrainer(policy, pool, recipe, run=run)

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.distributed.reductions import shares_over_ranks
+from vlm_agent.distributed.reductions import mean_over_ranks, shares_over_ranks
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
@@ -23,8 +23,9 @@ from vlm_agent.ppo.reference import ReferencePolicy, make_reference
 from vlm_agent.ppo.schedule import LearningRateSchedule
 from vlm_agent.ppo.update import PPOUpdate
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.rollout.buffer import RolloutBuffer
-from vlm_agent.rollout.collector import RolloutCollector
+from vlm_agent.rollout.ahead import RolloutAhead
+from vlm_agent.rollout.buffer import Collected, RolloutBuffer
+from vlm_agent.rollout.collector import Actor, RolloutCollector
 from vlm_agent.rollout.curriculum import make_source
 from vlm_agent.rollout.episodes import EpisodeCollector
 from vlm_agent.runs.begin import Run
@@ -36,7 +37,12 @@ from vlm_agent.runs.callbacks import (
     ProgressBar,
     StopTogether,
 )
-from vlm_agent.runs.checkpoints import load_heads, load_trainer_state, save_checkpoint
+from vlm_agent.runs.checkpoints import (
+    BEHAVIOUR_FILE,
+    load_heads,
+    load_trainer_state,
+    save_checkpoint,
+)
 from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.folders import OPTIMIZER_FILE
 from vlm_agent.runs.tracking import Recorder
@@ -97,10 +103,14 @@ class PPOTrainer(Trainer):
             recipe.rollout.rollout_groups,
             recipe.rollout.feature_cache_gb * 2**30,
         )
+        self.ahead: RolloutAhead[Collected] | None = None
+        if recipe.rollout.async_rollout:
+            self.ahead = RolloutAhead(self.actor_critic, self.collector, self._rollout)
         self.is_tied_by_default = reference is None
         reference = reference or make_reference(policy, recipe, is_start=True)
         self.improve = PPOUpdate(recipe, self.learner, reference)
         self.updates = 0
+        self._waited_s = self._collect_s = 0.0
         self.scale_learning_rates(1.0)
         told = [LearningRateSchedule(), *source.callbacks(), *callbacks]
         self.listen(*told, StopTogether(), Recorder())
@@ -136,20 +146,26 @@ class PPOTrainer(Trainer):
                 self.metrics = {}
                 rollout, episodes = self.collect()
                 self.callbacks("on_rollout_end", self, rollout, episodes)
+                if self.ahead and self.timesteps < self.total_timesteps:
+                    self.ahead.begin()
                 self.update(rollout)
                 del rollout, episodes  # before the next ones need as much memory
                 self.callbacks("on_update_end", self, self.metrics)
             self.callbacks("on_train_end", self)
 
     def collect(self) -> tuple[RolloutBuffer, list[Episode]]:
-        """One rollout, and the episodes that ended meanwhile in all processes."""
-        began, spent = time.perf_counter(), self.collector.seconds()
+        """One rollout, and the episodes that ended meanwhile in all processes.
+
+        With ``async_rollout``, the rollout that was begun before the last update.
+        """
+        began = time.perf_counter()
         self.actor_critic.eval()
-        given_up = self.collector.given_up
-        rollout, mine = self._rollout()
-        took = time.perf_counter() - began
-        lost_here = rollout.lost_episodes + self.collector.given_up - given_up
-        everyone = gather_object([(mine, int(rollout.said.sum()), lost_here)])
+        collected = (self.ahead.take() if self.ahead else None) or self._rollout(self.actor_critic)
+        rollout, lost_here = collected.buffer, collected.lost
+        here = time.perf_counter()
+        everyone = gather_object([(collected.episodes, int(rollout.said.sum()), lost_here)])
+        self._waited_s = time.perf_counter() - here
+        self._collect_s = time.perf_counter() - began
         ended, words, lost = zip(*everyone, strict=True)
         episodes = [episode for one in ended for episode in one]
         self.new_timesteps = sum(words)
@@ -159,25 +175,31 @@ class PPOTrainer(Trainer):
             "timesteps": self.timesteps,
             **episode_rates(episodes, self.pool.world.stages),
             "words": dict(zip(self.policy.words, shares, strict=True)),
-            "rollout_s": took,
-            **self.collector.shares(took, since=spent),
+            "rollout_s": collected.seconds,
+            **collected.shares,
         }
         if any(lost):
             self.metrics["lost_episodes"] = sum(lost)
         return rollout, episodes
 
-    def _rollout(self) -> tuple[RolloutBuffer, list[Episode]]:
-        """A rollout of this process, and the episodes that ended in it."""
-        if isinstance(self.collector, EpisodeCollector):
-            return self.collector.collect_episodes(
-                self.actor_critic, self.ppo.group_rounds, self._tell_of_step
+    def _rollout(self, actor: Actor) -> Collected:
+        """A rollout of this process."""
+        collector = self.collector
+        began, spent, given_up = time.perf_counter(), collector.seconds(), collector.given_up
+        if isinstance(collector, EpisodeCollector):
+            rollout, episodes = collector.collect_episodes(
+                actor, self.ppo.group_rounds, self._tell_of_step
             )
-        # The last one is only as long as total_timesteps asks for.
-        missing = math.ceil((self.total_timesteps - self.timesteps) / self.words_per_step)
-        steps = self.recipe.rollout.rollout_steps
-        if missing > 0:
-            steps = min(steps, missing)
-        return self.collector.collect_rollout(self.actor_critic, steps, self._tell_of_step)
+        else:
+            # The last one is only as long as total_timesteps asks for.
+            missing = math.ceil((self.total_timesteps - self.timesteps) / self.words_per_step)
+            steps = self.recipe.rollout.rollout_steps
+            if missing > 0:
+                steps = min(steps, missing)
+            rollout, episodes = collector.collect_rollout(actor, steps, self._tell_of_step)
+        took = time.perf_counter() - began
+        lost = rollout.lost_episodes + collector.given_up - given_up
+        return Collected(rollout, episodes, lost, took, collector.shares(took, since=spent))
 
     def _tell_of_step(self) -> None:
         if isinstance(self.collector, EpisodeCollector):
@@ -190,12 +212,19 @@ class PPOTrainer(Trainer):
         measured = self.improve(rollout, self.updates, self.learning_rates[1])
         self.updates += 1
         took = time.perf_counter() - began
+        if self.ahead:
+            self.ahead.wait()
+        whole = time.perf_counter() - began + self._collect_s
         self.metrics |= {
             **measured,
             "learning_rate": self.learning_rates[0],
             "update_s": took,
-            "words_per_s": self.new_timesteps / (took + self.metrics.get("rollout_s", 0.0)),
+            "words_per_s": self.new_timesteps / whole,
         }
+        if self.accelerator.num_processes > 1:
+            waited = torch.tensor(self._waited_s / whole, device=self.accelerator.device)
+            row = [{"rank_waiting_share": waited}]
+            self.metrics |= mean_over_ranks(self.accelerator, row)
         return measured
 
     def scale_learning_rates(self, factor: float) -> None:
@@ -210,7 +239,8 @@ class PPOTrainer(Trainer):
     def save(self) -> Path:
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
         self.run.begin()
-        collectors = gather_object([self.collector.state_dict()])
+        stands = self.ahead.collector_state() if self.ahead else self.collector.state_dict()
+        collectors = gather_object([stands])
         optimizer = self.learner.optimizer_state()
         folder = self.folders.step(self.timesteps)
         if self.accelerator.is_main_process:
@@ -222,7 +252,10 @@ class PPOTrainer(Trainer):
                 "evaluations": self.evaluations,
             }
             heads = self.actor_critic.extra_heads()
-            save_checkpoint(folder, self.policy, state, optimizer, heads)
+            tensors = {OPTIMIZER_FILE: optimizer}
+            if self.ahead and (behaviour := self.ahead.weights()):
+                tensors[BEHAVIOUR_FILE] = behaviour
+            save_checkpoint(folder, self.policy, state, tensors, heads)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
         return folder
@@ -251,6 +284,8 @@ class PPOTrainer(Trainer):
         self.timesteps, self.updates = state["timesteps"], state["updates"]
         self.evaluations, self.run.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
+        if self.ahead and (folder / BEHAVIOUR_FILE).is_file():
+            self.ahead.load_weights(load_file(folder / BEHAVIOUR_FILE))
         self.run.is_resumed = True
         if self.accelerator.is_main_process:
             self.folders.forget_after(self.timesteps)

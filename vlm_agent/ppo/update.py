@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import nn
 from vlm_agent.distributed.learner import Learner
 from vlm_agent.distributed.reductions import (
     concatenate_ranks,
-    max_over_ranks,
     mean_over_ranks,
     parts_of,
 )
@@ -23,6 +21,7 @@ from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.critic import ActorCritic, fit_critic
 from vlm_agent.ppo.losses import clipped_policy_loss, kl_estimates, state_loss, value_loss
 from vlm_agent.ppo.minibatches import Minibatch, Minibatches
+from vlm_agent.ppo.ratios import FirstRatios
 from vlm_agent.ppo.reference import ReferencePolicy
 from vlm_agent.ppo.targets import estimate_targets
 from vlm_agent.recipe.recipe import Recipe
@@ -34,12 +33,6 @@ Batch = dict[str, torch.Tensor]
 
 VOCABULARY_SHARE_EVERY = 10
 """Updates between two looks at how much of the vocabulary's probability the words have."""
-
-
-MAX_RATIO_ERROR = 1e-2
-"""Of the first minibatch's ratios; more is said."""
-
-logger = logging.getLogger(__name__)
 
 
 class PPOUpdate:
@@ -60,7 +53,7 @@ class PPOUpdate:
         self.actor_critic: ActorCritic = learner.module
         self.policy = self.actor_critic.policy
         self.reference = reference
-        self._has_warned = False
+        self._first_ratios = FirstRatios(recipe, learner.accelerator)
 
     def __call__(
         self, rollout: RolloutBuffer, number: int, critic_learning_rate: float
@@ -89,7 +82,7 @@ class PPOUpdate:
                 where = f"update {number}, epoch {epoch}, minibatch {len(steps) - done_before}"
                 steps.append(self._step(samples, data, minibatch, number, where))
                 if len(steps) == 1:
-                    logged["first_ratio_error"] = self._first_ratio_error(steps[0], number)
+                    logged |= self._first_ratios(steps[0], number)
             epoch_kl = mean_over_ranks(self.accelerator, steps[done_before:])["approx_kl"]
             if self.ppo.target_kl is not None and epoch_kl > self.ppo.target_kl:
                 break
@@ -122,25 +115,6 @@ class PPOUpdate:
         """Of some of the actor-critic's parameters."""
         chosen = {id(parameter) for parameter in parameters}
         return [name for name, p in self.actor_critic.named_parameters() if id(p) in chosen]
-
-    def _first_ratio_error(self, step: Batch, number: int) -> float:
-        """How far ratios are from 1 before anything is learnt from a rollout; too far is said."""
-        error = max_over_ranks(self.accelerator, step["ratio_error"])
-        if error > MAX_RATIO_ERROR and not self._has_warned:
-            self._has_warned = True
-            is_coarse = self.recipe.model.dtype != "float32" or self.accelerator.native_amp
-            why = "what computes it twice does not agree: this is a fault, please report it"
-            if is_coarse and not self.ppo.recompute_log_probs:
-                why = "bfloat16 rounds batches of another size otherwise: recompute_log_probs: true"
-            if self.accelerator.is_main_process:
-                logger.warning(
-                    "update %d: before anything is learnt, the probability of a word is off by "
-                    "%.2g of what it was when it was said; %s",
-                    number,
-                    error,
-                    why,
-                )
-        return error
 
     def _data(
         self, rollout: RolloutBuffer, samples: Samples, minibatches: Minibatches

@@ -33,7 +33,7 @@ Check = Callable[[Mapping[str, Any]], dict[str, str]]
 def combination_problems(sections: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with a recipe, though each value is one that its key can have."""
     found: dict[str, str] = {}
-    for check in (_world, _training_form, _adapters, _sizes, _groups, _trackers):
+    for check in (_world, _training_form, _adapters, _sizes, _groups, _ahead, _trackers):
         found = check(sections) | found
     return found
 
@@ -133,6 +133,22 @@ def _groups(sections: Mapping[str, Any]) -> dict[str, str]:
     if (count := sections["rollout"].num_envs) % ppo.group_size:
         found["num_envs"] = f"{count} is no multiple of group_size ({ppo.group_size})"
     return found
+
+
+def _ahead(sections: Mapping[str, Any]) -> dict[str, str]:
+    """Rollouts of the policy before the update."""
+    rollout: RolloutConfig = sections["rollout"]
+    ppo: PPOConfig = sections["ppo"]
+    if not rollout.async_rollout:
+        return {}
+    if ppo.advantage == "group":
+        return {"async_rollout": "is for advantage: gae: leave it out, or set that"}
+    if ppo.recompute_log_probs:
+        return {
+            "async_rollout": "learns from what its words' probabilities were when they were said, "
+            "and recompute_log_probs: true forgets that: leave one of them out"
+        }
+    return {}
 
 
 def _trackers(sections: Mapping[str, Any]) -> dict[str, str]:

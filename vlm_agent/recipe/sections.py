@@ -55,7 +55,11 @@ class RunConfig:
         None, "start from this policy: a folder, a name on the hub, or the name of one that ships"
     )
     resume_from: str | None = setting(
-        None, "a checkpoint folder of this run to go on from, or 'latest'"
+        None,
+        "a checkpoint folder of this run to go on from, 'latest', or 'auto': the latest, if any",
+    )
+    rank_timeout: Positive = setting(
+        1800.0, "seconds that processes wait for one that does not join them, before all end"
     )
     trust_modules: bool = setting(
         False, "import the modules that the policy of init_from names and this recipe does not"
@@ -72,6 +76,9 @@ class RolloutConfig:
     rollout_groups: Count = setting(
         2,
         "groups of environments in a rollout: one moves while the model scores another; 1 for none",
+    )
+    async_rollout: Annotated[int, Field(ge=0, le=1)] = setting(
+        0, "1: collect the next rollout while this one is learnt from, with the policy before that"
     )
     max_worker_restarts: Natural = setting(
         3, "how often each process of environments is restarted before the run gives up"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from vlm_agent.rollout.features import FeatureCache
+from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
 
 
@@ -86,3 +88,21 @@ class RolloutBuffer:
         """The first steps, in the same memory."""
         shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "features"}
         return replace(self, **{name: array[:steps] for name, array in shared.items()})
+
+
+class Collected(NamedTuple):
+    """A rollout of one process.
+
+    Attributes:
+        buffer: Its words.
+        episodes: Those that ended in it.
+        lost: How many were lost.
+        seconds: How long it took.
+        shares: What that time went to.
+    """
+
+    buffer: RolloutBuffer
+    episodes: list[Episode]
+    lost: int
+    seconds: float
+    shares: dict[str, float]

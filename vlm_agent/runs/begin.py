@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
-from vlm_agent.distributed.launch import check_accelerator, start_accelerator
+from vlm_agent.distributed.launch import check_accelerator, check_device, start_accelerator
+from vlm_agent.distributed.watch import RankWatch
 from vlm_agent.policy.artifact import saved_recipe
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.policy import VLMPolicy
@@ -57,11 +59,16 @@ class Run:
         self._began = time.perf_counter()
         self._is_begun = False
         if accelerator is None:
-            accelerator = start_accelerator(make_trackers(recipe), str(self.folders.run))
+            accelerator = start_accelerator(
+                make_trackers(recipe), str(self.folders.run), recipe.run.rank_timeout
+            )
         check_accelerator(accelerator)
+        check_device(accelerator, recipe.model.model_name_or_path)
         self.accelerator = accelerator
         if accelerator.is_main_process:
             self.folders.check_new(recipe)  # before a large model is loaded for nothing
+        else:  # what is to be said of the policy is the same in every process
+            logging.getLogger("vlm_agent.policy").setLevel(logging.ERROR)
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
 
     def begin(self) -> None:
@@ -86,6 +93,10 @@ class Run:
             self.folders.prepare(self.recipe)
         self.accelerator.wait_for_everyone()
         start_trackers(self.accelerator, self.recipe, self.folders.run)
+
+    def watch(self) -> RankWatch:
+        """Around what a process does in this run: its processes end together."""
+        return RankWatch(self.recipe.run.rank_timeout)
 
     @property
     def seconds(self) -> float:

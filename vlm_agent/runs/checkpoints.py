@@ -19,20 +19,22 @@ from vlm_agent.common.versions import KEY, VERSION, version_of
 from vlm_agent.policy.artifact import VALUE_HEAD_FILE, holds_state_critic, write_module
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.sections import PPOConfig
-from vlm_agent.runs.folders import OPTIMIZER_FILE, PARTIAL
+from vlm_agent.runs.folders import PARTIAL
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import check_trusted
 
 STATE_FILE = "trainer_state.json"
 CRITIC_FILE = "critic.safetensors"
 STATE_HEAD_FILE = "state_head.safetensors"
+BEHAVIOUR_FILE = "behaviour.safetensors"
+"""Of a run with ``async_rollout``: what the policy was that collects the next rollout."""
 
 
 def save_checkpoint(
     folder: Path,
     policy: VLMPolicy,
     state: dict[str, Any],
-    optimizer: dict[str, torch.Tensor] | None = None,
+    tensors: Mapping[str, dict[str, torch.Tensor]] = MappingProxyType({}),
     heads: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint; the folder appears under its name only when it is whole.
@@ -41,15 +43,15 @@ def save_checkpoint(
         folder: Where to.
         policy: Adapter or weights, heads, processor, prompt, words and recipe.
         state: JSON values: what the trainer needs to go on, or how good the policy is.
-        optimizer: The state of the optimiser too, if training is to go on from here.
+        tensors: What else training needs to go on from here, by the names of the files.
         heads: What is no part of the policy, by the names of the files.
     """
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_pretrained(partial)
     (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **state}))
-    if optimizer is not None:
-        save_file(optimizer, partial / OPTIMIZER_FILE)
+    for name, kept in tensors.items():
+        save_file(kept, partial / name)
     for name, head in heads.items():
         write_module(head, partial / name)
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -131,6 +132,22 @@ class RunFolders:
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
             raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
         return Path(wanted)
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """A recipe in which ``resume_from: auto`` is what there is: 'latest', or a beginning.
+
+    What was cut off before its first checkpoint begins anew.
+    """
+    if recipe.run.resume_from != "auto":
+        return recipe
+    folders = RunFolders(recipe)
+    run = dataclasses.replace(
+        recipe.run,
+        resume_from="latest" if folders.steps() else None,
+        overwrite=recipe.run.overwrite or not folders.final.exists(),
+    )
+    return dataclasses.replace(recipe, run=run)
 
 
 def delete_checkpoint(folder: Path) -> None:

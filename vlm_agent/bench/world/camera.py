@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vlm_agent.bench.stock import StockCamera
-from vlm_agent.bench.walk import scene_of, walk
+from vlm_agent.bench.world.stock import StockCamera
+from vlm_agent.bench.world.walk import scene_of, walk
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.render.camera import EyeInHandCamera

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vlm_agent.bench.stock import make_stock_env
-from vlm_agent.bench.walk import scene_of
+from vlm_agent.bench.world.stock import make_stock_env
+from vlm_agent.bench.world.walk import scene_of
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.config import CONTROL_HZ, PHYSICS_HZ, EnvConfig

@@ -1,0 +1,1 @@
+"""The world against stock robosuite, and against itself after a while."""
