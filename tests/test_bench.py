@@ -1,11 +1,14 @@
 """The benchmarks of the policy, as small as they go: what they compare computes the same."""
 
 import json
+import os
 
 import pytest
 import torch
 
 from vlm_agent.bench import update
+from vlm_agent.bench.iterations import measure_apart
+from vlm_agent.bench.loop import against_plain
 from vlm_agent.bench.models import (
     benchmark_encoder,
     benchmark_model,
@@ -72,6 +75,24 @@ def test_update_writes_its_ratios():
     assert (figures["speedup_prefix"], figures["speedup_trunk"]) == (3, 2.5)
     assert (figures["speedup_both"], figures["peak_memory_ratio_both"]) == (6, 0.5)
     assert max(figures["max_score_diff"], figures["max_gradient_diff"]) < 1e-5
+
+
+def test_a_plain_iteration_learns_what_ours_does(tmp_path):
+    """Its ratios begin at 1: what it says in a rollout is what its update scores."""
+    sizes = {"num_envs": 1, "rollout_steps": 8, "batch_size": 8}
+    figures = against_plain(tmp_path, sizes, rounds=1)
+    assert figures["plain_first_ratio_error"] < 1e-4
+    assert figures["speedup"] > 0
+
+
+def test_iterations_of_two_processes_are_measured(tmp_path):
+    cores = [[core] for core in [*os.sched_getaffinity(0)] * 2][:2]
+    recipe = {"num_envs": 1, "rollout_steps": 4, "batch_size": 4, "total_timesteps": 24}
+    figures = measure_apart(tmp_path / "two", recipe, 1, cores)
+    assert figures["words_per_s"] > 0
+    assert 0 <= figures["waiting_share"] < 1
+    with pytest.raises(RuntimeError, match="batch_size"):
+        measure_apart(tmp_path / "none", recipe | {"batch_size": 0}, 1, cores[:1])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

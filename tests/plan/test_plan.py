@@ -153,9 +153,33 @@ def test_the_road_of_a_recipe(tmp_path: Path, monkeypatch, capsys):
     assert "PPO: mine" in text and "warm start: scaled_start" in text
 
 
+def test_several_nodes_by_hand(machine: Machine):
+    cluster = dataclasses.replace(
+        machine, cores=8, gpu=GPUS["h100"], gpus=4, nodes=2, network=1e9, memory=64 * GIB
+    )
+    assert (cluster.processes, cluster.on_node) == (8, 4)
+    # In a ring each sends 7/8 of it twice; between nodes slower than within one.
+    assert cluster.reducing(4e9) == pytest.approx(1e-3 + 2 * 4e9 * 7 / 8 / 1e9)
+    one_node = dataclasses.replace(cluster, nodes=1)
+    assert one_node.reducing(4e9) == pytest.approx(1e-3 + 2 * 4e9 * 3 / 4 / 50e9)
+    alone = cluster.alone()
+    assert (alone.processes, alone.cores, alone.memory) == (1, 2, 16 * GIB)
+    assert alone.reducing(4e9) == 0
+    # With nothing to send, eight processes are eight times as fast as one.
+    recipe = Recipe.load(use_peft=True, num_eval_episodes=0, batch_size=256)
+    fast = dataclasses.replace(cluster, network=1e30)
+    assert plan_of([recipe], fast).scaling == pytest.approx(8, rel=0.01)
+    slow = plan_of([recipe], dataclasses.replace(cluster, network=1e4))
+    assert slow.scaling < 1
+    assert slow.stages[-1].bottleneck == "network"
+    assert any("faster network" in line for line in describe(slow))
+    assert any("2 nodes of 4 x h100" in line for line in describe(slow))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--config", "quick", "--network", "25"], "--nodes 2"),
         ([], "--config"),
         (["--config", "quick", "--gpu", "h10"], "'h100'"),
         (["--config", "quick", "--gpu", "h100", "--cpu"], "one or the other"),

@@ -14,14 +14,9 @@ from vlm_agent.common.settings import STRICT, Count, setting
 from vlm_agent.common.strict_yaml import read_yaml
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.recipe.command_line import load_recipe, override_env
+from vlm_agent.recipe.keys import SECTIONS, register_section
 from vlm_agent.recipe.recipe import Recipe, make_recipe
-from vlm_agent.recipe.sections import (
-    SECTIONS,
-    PPOConfig,
-    RolloutConfig,
-    RunConfig,
-    register_section,
-)
+from vlm_agent.recipe.sections import PPOConfig, RolloutConfig, RunConfig
 from vlm_agent.world.config import EnvConfig
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -136,7 +136,7 @@ def main(words: list[str]) -> None:
 
     from vlm_agent.recipe.recipe import Recipe
 
-    recipe = Recipe.load(**ITERATION, **settings["recipe"])
+    recipe = Recipe.load(**{**ITERATION, **settings["recipe"]})
     with trainer_of(recipe, settings["model_cores"]) as trainer:
         figures = iterate(trainer, settings["iterations"])
         if trainer.accelerator.is_main_process:

@@ -37,14 +37,14 @@ def measure(num_envs: int, rollout_steps: int, rounds: int) -> dict[str, Any]:
     sizes = {"num_envs": num_envs, "rollout_steps": rollout_steps}
     sizes["batch_size"] = min(32, num_envs * rollout_steps)
     with tempfile.TemporaryDirectory() as folder:
-        figures = _against_plain(Path(folder), sizes, rounds)
+        figures = against_plain(Path(folder), sizes, rounds)
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > 1:
-            figures |= _in_processes(Path(folder), sizes, rounds, cores[:2])
+            figures |= in_processes(Path(folder), sizes, rounds, cores[:2])
     return figures
 
 
-def _against_plain(folder: Path, sizes: dict[str, int], rounds: int) -> dict[str, Any]:
+def against_plain(folder: Path, sizes: dict[str, int], rounds: int) -> dict[str, Any]:
     settings: dict[str, Any] = {**ITERATION, **sizes, "output_dir": str(folder)}
     recipe = Recipe.load(**settings)
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
@@ -151,7 +151,7 @@ class PlainLoop:
         return Observations(np.stack(self.frames), np.array(facts, np.int32))
 
 
-def _in_processes(
+def in_processes(
     folder: Path, sizes: dict[str, int], rounds: int, cores: list[int]
 ) -> dict[str, Any]:
     """Two processes with a core each against one with one; ahead against in turn."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.versions import KEY, VERSION, version_of
+from vlm_agent.recipe.keys import default_settings
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.recipe.sections import default_settings
 
 SETTINGS_FILE = "demonstrations.json"
 

@@ -14,8 +14,8 @@ import yaml
 
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.strict_yaml import parse_yaml
+from vlm_agent.recipe.keys import SECTIONS, key_types
 from vlm_agent.recipe.recipe import Recipe, make_recipe, make_section, read_recipe
-from vlm_agent.recipe.sections import SECTIONS, key_types
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.registry import declare
 

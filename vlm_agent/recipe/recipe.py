@@ -18,9 +18,8 @@ from vlm_agent.common.strict_yaml import read_yaml
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.prompts import PromptTemplate, load_template_source
 from vlm_agent.recipe.checks import combination_problems
+from vlm_agent.recipe.keys import OWN, SECTIONS, key_types
 from vlm_agent.recipe.sections import (
-    OWN,
-    SECTIONS,
     CriticConfig,
     CurriculumConfig,
     EvaluationConfig,
@@ -30,7 +29,6 @@ from vlm_agent.recipe.sections import (
     RolloutConfig,
     RunConfig,
     TrackingConfig,
-    key_types,
 )
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv

@@ -1,25 +1,19 @@
 """The sections of a recipe, by what reads them; in the file they are one flat list of keys.
 
 To add a key, add a field here; from outside of the package, a section of one's own with
-:func:`register_section`.
+:func:`vlm_agent.recipe.keys.register_section`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import re
-import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, setting
-from vlm_agent.policy.config import ModelConfig
-from vlm_agent.world.config import EnvConfig
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -248,60 +242,3 @@ class ImitationConfig:
     dagger_epochs: Count = setting(3, "passes over everything after each round")
     dagger_replay: Fraction = setting(1.0, "share of what was known before that a pass goes over")
     dagger_learning_rate: Positive = setting(1e-3, "of these passes, with the same course")
-
-
-SECTIONS: dict[str, type] = {
-    "env": EnvConfig,
-    "prompt": PromptConfig,
-    "model": ModelConfig,
-    "run": RunConfig,
-    "rollout": RolloutConfig,
-    "ppo": PPOConfig,
-    "critic": CriticConfig,
-    "curriculum": CurriculumConfig,
-    "evaluation": EvaluationConfig,
-    "tracking": TrackingConfig,
-    "imitation": ImitationConfig,
-}
-"""Name of a section, as an attribute of ``Recipe`` -> its class."""
-
-OWN = tuple(SECTIONS)
-"""The names of the package's own sections."""
-
-
-def register_section(name: str, section: type) -> None:
-    """Let recipes have further keys: the fields of a dataclass.
-
-    Args:
-        name: ``recipe.extra[name]`` is the section of a recipe.
-        section: A pydantic dataclass; :data:`vlm_agent.common.settings.STRICT` and
-            :func:`vlm_agent.common.settings.setting` make it as strict as the package's own.
-
-    Raises:
-        UserError: The name, or one of its keys, is taken.
-    """
-    taken = key_types().keys() & {field.name for field in dataclasses.fields(section)}
-    if name in SECTIONS or taken:
-        what = ", ".join(sorted(taken)) or name
-        raise UserError(f"the section {name!r}: there is {what} already")
-    SECTIONS[name] = section
-
-
-def key_types() -> dict[str, Any]:
-    """Every key of a recipe and its type."""
-    return {key: hint for section in SECTIONS.values() for key, hint in _types(section).items()}
-
-
-@functools.cache
-def _types(section: type) -> dict[str, Any]:
-    """The keys of a section; to read the types takes longer than all the rest of a recipe."""
-    hints = typing.get_type_hints(section)
-    return {field.name: hints[field.name] for field in dataclasses.fields(section)}
-
-
-def default_settings() -> dict[str, Any]:
-    """Every key of a recipe and its default."""
-    defaults: dict[str, Any] = {}
-    for section in SECTIONS.values():
-        defaults |= dataclasses.asdict(section())
-    return defaults

@@ -9,8 +9,8 @@ from pathlib import Path
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.keys import default_settings
 from vlm_agent.recipe.recipe import Recipe
-from vlm_agent.recipe.sections import default_settings
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.pool.pool import EnvPool
 
