@@ -116,7 +116,7 @@ def test_a_task_without_expert_is_refused(tmp_path: Path):
 def test_settings_are_kept_with_them(folder: Path):
     settings = json.loads((folder / "demonstrations.json").read_text())
     assert (settings["task"], settings["seed"], settings["demo_noise"]) == ("Lift", 4, 0.2)
-    assert settings["format_version"] == 2
+    assert settings["format_version"] == 3
 
 
 @pytest.fixture
@@ -157,8 +157,8 @@ def test_a_set_of_format_1_goes_on_in_its_own_columns(of_format_1: Path, tmp_pat
 
 def test_what_a_later_version_wrote_is_refused(of_format_1: Path, tmp_path: Path):
     settings = json.loads((of_format_1 / "demonstrations.json").read_text())
-    (of_format_1 / "demonstrations.json").write_text(json.dumps({"format_version": 3, **settings}))
-    with pytest.raises(UserError, match="format version 3, and this vlm-agent reads up to 2"):
+    (of_format_1 / "demonstrations.json").write_text(json.dumps({"format_version": 4, **settings}))
+    with pytest.raises(UserError, match="format version 4, and this vlm-agent reads up to 3"):
         read_demonstrations(recipe_for(tmp_path, *OLD, "--demonstrations", str(of_format_1)))
 
 

@@ -38,6 +38,7 @@ def older(folder: Path) -> Path:
     """The same, as format 1 had it."""
     for path in FORMAT_1.iterdir():
         shutil.copy(path, folder)
+    (folder / "manifest.json").unlink()
     return folder
 
 
@@ -49,7 +50,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_a_policy_says_its_format_and_which_facts_it_reads(folder: Path):
     about = json.loads((folder / "policy.json").read_text())
-    assert about["format_version"] == 2
+    assert about["format_version"] == 3
     assert [fact["name"] for fact in about["facts"]] == [
         "gripper",
         "last_action",
@@ -61,11 +62,13 @@ def test_a_policy_says_its_format_and_which_facts_it_reads(folder: Path):
 
 def test_what_a_later_version_wrote_is_refused(folder: Path):
     edit(folder / "policy.json", lambda about: about.update(format_version=99))
-    with pytest.raises(UserError, match="format version 99, and this vlm-agent reads up to 2"):
+    with pytest.raises(UserError, match="format version 99, and this vlm-agent reads up to 3"):
         VLMPolicy.from_pretrained(folder)
 
 
 def test_settings_that_are_missing_take_their_defaults(folder: Path):
+    (folder / "manifest.json").unlink()
+    edit(folder / "policy.json", lambda about: about.update(format_version=2))
     edit(folder / "policy.json", lambda about: about["model"].pop("temperature"))
     edit(folder / "policy.json", lambda about: about["model"].update(of_another_version=1))
     edit(folder / "recipe.json", lambda recipe: recipe.pop("gamma"))
@@ -98,7 +101,7 @@ def test_a_first_formats_critic_of_the_state_is_no_value_head(older: Path, make_
 def test_policies_that_ship_load_whatever_their_format(name: str):
     policy, env, _ = load_policy(name)
     about = json.loads((SHIPPED / "policies" / name / "policy.json").read_text())
-    assert about.get("format_version", 1) in (1, 2)
+    assert about.get("format_version", 1) in (1, 2, 3)
     made_by = Recipe.load(name)
     assert env == made_by.env
     assert policy.words == made_by.template.words

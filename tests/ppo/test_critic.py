@@ -158,6 +158,7 @@ def test_a_checkpoint_of_format_1_has_its_critic_where_the_value_head_belongs(re
 
 def as_in_format_1(folder) -> None:
     """Rewrite a checkpoint as the first version wrote it."""
+    (folder / "manifest.json").unlink()
     (folder / "critic.safetensors").replace(folder / "value_head.safetensors")
     policy = json.loads((folder / "policy.json").read_text())
     del policy["format_version"], policy["facts"]

@@ -14,6 +14,7 @@ from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_fo
 from tests.worlds import ColourPool
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.whole import write_manifest
 from vlm_agent.report.examples import save_examples
 from vlm_agent.runs.compatibility import check_same_run
 from vlm_agent.runs.folders import RunFolders
@@ -348,13 +349,14 @@ def test_resuming_finds_the_runs_own_checkpoints_only(recipe_for, tmp_path):
 
     assert resume_folder() is None
     assert resume_folder(resume_from="latest") == resume_folder(resume_from=str(folder)) == folder
-    with pytest.raises(UserError, match="resume_from: no checkpoint.* in '/nowhere'"):
+    with pytest.raises(UserError, match="resume_from: '/nowhere' is no checkpoint of the run"):
         resume_folder(resume_from="/nowhere")
     with pytest.raises(UserError, match="resume_from: there is no checkpoint"):
         resume_folder(resume_from="latest", run_name="never-run")
     with pytest.raises(UserError, match="is no checkpoint of the run 'other'"):
         resume_folder(resume_from=str(folder), run_name="other")
     (folder / "optimizer.safetensors").unlink()  # as a warm start leaves it
+    write_manifest(folder)
     with pytest.raises(UserError, match=rf"no checkpoint to go on from in '{folder}'"):
         resume_folder(resume_from="latest")
 

@@ -34,6 +34,6 @@ def test_a_state_of_format_1_is_read_as_it_is_now(tmp_path):
 
 
 def test_a_state_of_a_later_format_is_refused(tmp_path):
-    (tmp_path / "trainer_state.json").write_text(json.dumps({"format_version": 3}))
-    with pytest.raises(UserError, match="has format version 3, .* reads up to 2"):
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"format_version": 4}))
+    with pytest.raises(UserError, match="has format version 4, .* reads up to 3"):
         load_trainer_state(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_agent.cli.options import add_trust, boolean, check_writable, count, natural
 from vlm_agent.common.seeding import SPLITS
+from vlm_agent.common.whole import write_whole
 
 POLICY_HELP = (
     "a policy's folder, its name on the hub, or one of: starter, beginner, warm_start, tiny, "
@@ -76,9 +77,7 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
     check_writable(arguments.json)
     result = _measure(arguments.policy, arguments, rest, arguments.ablate)
     if arguments.json:
-        partial = arguments.json.with_name(arguments.json.name + ".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.rename(arguments.json)
+        write_whole(arguments.json, json.dumps(result, indent=1) + "\n")
     for key, value in result.items():
         if key not in ("episodes", "env"):
             print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")

@@ -10,6 +10,7 @@ from typing import Any
 from vlm_agent.cli.measure import POLICY_HELP, add_episode_options
 from vlm_agent.cli.options import check_writable
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.whole import write_whole
 
 USUAL = "can"
 PICTURES = (".png", ".svg", ".pdf")
@@ -80,9 +81,8 @@ def _suite(arguments: argparse.Namespace, _: list[str]) -> int:
             bar.n = len(rows) * how.count  # also where a row was there
             if arguments.json and row not in known:
                 known = [earlier for earlier in known if not superseded(earlier, row)] + [row]
-                partial = arguments.json.with_name(arguments.json.name + ".partial")
-                partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-                partial.rename(arguments.json)
+                text = json.dumps(known, indent=1, ensure_ascii=False)
+                write_whole(arguments.json, text + "\n")
     print(suite_table(rows))
     if arguments.chart:
         plot_suite({arguments.policy: rows}, arguments.chart)

@@ -9,8 +9,10 @@ from vlm_agent.common.errors import UserError
 
 KEY = "format_version"
 
-VERSION = 2
-"""What is written now. 1 is what had no version yet: the state's critic stood in the place of the
+VERSION = 3
+"""What is written now, with a manifest in every folder of a policy; 2 had none.
+
+1 is what had no version yet: the state's critic stood in the place of the
 value head, the fact ``gripper`` was called ``gripper_closed``, and settings were one flat list."""
 
 

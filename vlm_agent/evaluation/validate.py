@@ -7,6 +7,7 @@ import json
 
 from tqdm import tqdm
 
+from vlm_agent.common.whole import write_whole
 from vlm_agent.evaluation.evaluate import Evaluation, evaluate
 from vlm_agent.runs.trainer import Trainer
 
@@ -44,6 +45,6 @@ def validate(trainer: Trainer) -> Evaluation:
     if accelerator.is_main_process:
         path = trainer.folders.evaluation(trainer.timesteps)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(evaluation.to_dict()) + "\n")
+        write_whole(path, json.dumps(evaluation.to_dict()) + "\n")
     trainer.callbacks("on_evaluate", trainer, evaluation)
     return evaluation

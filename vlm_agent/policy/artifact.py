@@ -21,6 +21,7 @@ from vlm_agent.common.errors import UserError, nearest
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.common.versions import KEY, VERSION, version_of
+from vlm_agent.common.whole import MANIFEST, check_whole, write_manifest
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.loading import (
     Backbone,
@@ -110,6 +111,7 @@ def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> No
         for path in folder.glob("*.json"):
             if path.name not in VOCABULARY_FILES:
                 path.write_text(json.dumps(_without_places(json.loads(path.read_text())), indent=2))
+    write_manifest(folder)
 
 
 def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None = None) -> Policy:
@@ -123,15 +125,32 @@ def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None
     Raises:
         UserError: The policy is broken, or was written by a later version.
     """
+    check_saved(folder)
     try:
         return _read(cls, folder, template)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
 
 
+def check_saved(folder: Path) -> None:
+    """Refuse a policy of which not every file is what was written.
+
+    Before format 3 nothing said what that was.
+
+    Raises:
+        UserError: A file is missing, damaged or another one; or a later version wrote it.
+    """
+    try:
+        about = json.loads((folder / POLICY_FILE).read_text())
+        version = version_of(about, f"the policy in {str(folder)!r}")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{str(folder)!r} is not whole: {POLICY_FILE}: {error}") from None
+    if version >= 3 or (folder / MANIFEST).exists():
+        check_whole(folder)
+
+
 def _read(cls: type[Policy], folder: Path, template: PromptTemplate | None) -> Policy:
     about = json.loads((folder / POLICY_FILE).read_text())
-    version_of(about, f"the policy in {str(folder)!r}")
     config = ModelConfig(**known_settings(ModelConfig, about["model"]))
     model_type = about["model_type"]
     template = template or _saved_template(folder, about)

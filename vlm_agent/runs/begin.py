@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
+from vlm_agent.common.whole import write_whole
 from vlm_agent.distributed.launch import check_accelerator, check_device, start_accelerator
 from vlm_agent.distributed.watch import RankWatch
 from vlm_agent.policy.artifact import saved_recipe
@@ -134,7 +135,7 @@ class Run:
             "evaluations": list(evaluations),
         }
         foreign = foreign_modules(self.recipe.env.modules)
-        folders.summary.write_text(json.dumps(summary, indent=1) + "\n")
+        write_whole(folders.summary, json.dumps(summary, indent=1) + "\n")
         print(training_summary(summary, folders.contents(), bool(foreign)))
 
 

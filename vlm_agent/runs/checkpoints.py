@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +15,10 @@ from torch import nn
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.versions import KEY, VERSION, version_of
+from vlm_agent.common.whole import whole_folder
 from vlm_agent.policy.artifact import VALUE_HEAD_FILE, holds_state_critic, write_module
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.sections import PPOConfig
-from vlm_agent.runs.folders import PARTIAL
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import check_trusted
 
@@ -37,7 +36,7 @@ def save_checkpoint(
     tensors: Mapping[str, dict[str, torch.Tensor]] = MappingProxyType({}),
     heads: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> None:
-    """Write a checkpoint; the folder appears under its name only when it is whole.
+    """Write a checkpoint; it takes its name, and another one's place, only when it is whole.
 
     Args:
         folder: Where to.
@@ -45,17 +44,17 @@ def save_checkpoint(
         state: JSON values: what the trainer needs to go on, or how good the policy is.
         tensors: What else training needs to go on from here, by the names of the files.
         heads: What is no part of the policy, by the names of the files.
+
+    Raises:
+        UserError: It cannot be written; a former one of the name is as it was.
     """
-    partial = folder.with_name(folder.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    policy.save_pretrained(partial)
-    (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **state}))
-    for name, kept in tensors.items():
-        save_file(kept, partial / name)
-    for name, head in heads.items():
-        write_module(head, partial / name)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        policy.save_pretrained(partial)
+        (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **state}))
+        for name, kept in tensors.items():
+            save_file(kept, partial / name)
+        for name, head in heads.items():
+            write_module(head, partial / name)
 
 
 def load_trainer_state(folder: Path) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
-import shutil
 from pathlib import Path
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.whole import cannot_write, hidden, remove, write_whole
+from vlm_agent.policy.artifact import check_saved
 from vlm_agent.recipe.recipe import Recipe
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 PARTIAL = ".partial"
-"""What the name of a folder ends in that is being written or deleted."""
+"""What the name of a file or a folder ends in that is being written or deleted."""
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolders:
@@ -98,12 +102,12 @@ class RunFolders:
         """
         if recipe.run.resume_from is None:
             for path in self._all():
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path, ignore_errors=True)
         try:
             self.run.mkdir(parents=True, exist_ok=True)
-            self.recipe.write_text(recipe.to_yaml())
         except OSError as error:
-            raise UserError(f"output_dir: cannot write to {str(self.run)!r}: {error}") from None
+            raise cannot_write(self.run, error) from None
+        write_whole(self.recipe, recipe.to_yaml())
 
     def _all(self) -> list[Path]:
         return [self.run, self.best, self.final, *self.steps()]
@@ -118,20 +122,42 @@ class RunFolders:
         if wanted is None:
             return None
         if wanted == "latest":
-            if not self.steps():
-                raise UserError(
-                    f"resume_from: there is no checkpoint {self.checkpoints / self.name}_step*"
-                )
-            wanted = str(self.steps()[-1])
-        if not (Path(wanted) / OPTIMIZER_FILE).is_file():
-            raise UserError(
-                f"resume_from: no checkpoint to go on from in {wanted!r} (no {OPTIMIZER_FILE}; "
-                "one with an optimizer.pt is of an earlier version: begin from its policy by "
-                "init_from)"
-            )
+            return self._latest_whole()
         if Path(wanted).resolve() not in [path.resolve() for path in self.steps()]:
             raise UserError(f"resume_from: {wanted!r} is no checkpoint of the run {self.name!r}")
+        self._check(Path(wanted))
         return Path(wanted)
+
+    def _latest_whole(self) -> Path:
+        """The newest checkpoint that is what was written; what is passed over is said."""
+        passed_over = []
+        for path in reversed(self.steps()):
+            try:
+                self._check(path)
+            except UserError as error:
+                passed_over.append(str(error).removeprefix("resume_from: "))
+                continue
+            for problem in passed_over:
+                logger.warning("resume_from: passed over: %s", problem)
+            return path
+        place = f"{self.checkpoints / self.name}_step*"
+        if passed_over:
+            raise UserError(f"resume_from: no checkpoint {place} is whole: {passed_over[0]}")
+        raise UserError(f"resume_from: there is no checkpoint {place}")
+
+    @staticmethod
+    def _check(folder: Path) -> None:
+        """Refuse a checkpoint from which one cannot go on."""
+        try:
+            check_saved(folder)
+        except UserError as error:
+            raise UserError(f"resume_from: {error}") from None
+        if not (folder / OPTIMIZER_FILE).is_file():
+            raise UserError(
+                f"resume_from: no checkpoint to go on from in {str(folder)!r} (no "
+                f"{OPTIMIZER_FILE}; one with an optimizer.pt is of an earlier version: begin from "
+                "its policy by init_from)"
+            )
 
 
 def settled(recipe: Recipe) -> Recipe:
@@ -152,6 +178,6 @@ def settled(recipe: Recipe) -> Recipe:
 
 def delete_checkpoint(folder: Path) -> None:
     """Delete one, so that a part of it is never taken for the whole."""
-    partial = folder.with_name(folder.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder.rename(partial))
+    partial = hidden(folder)
+    remove(partial)
+    remove(folder.rename(partial))

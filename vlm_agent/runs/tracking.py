@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from importlib import import_module
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.whole import write_whole
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.folders import RunFolders
@@ -40,15 +42,28 @@ class MetricsFile:
     def keep(self, condition: Callable[[dict[str, Any]], bool]) -> None:
         """Forget the updates of which a condition does not hold."""
         if self.is_main_process:
-            lines = self.path.read_text().splitlines() if self.path.is_file() else []
-            kept = [line for line in lines if condition(json.loads(line))]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            kept = [row for row in self._rows() if condition(row)]
+            write_whole(self.path, "".join(_line(row) for row in kept))
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """What was recorded; a last line that a killed run has left half is none."""
+        *lines, last = self.path.read_text().split("\n") if self.path.is_file() else [""]
+        rows = [json.loads(line) for line in lines]
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(last))
+        return rows
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Record one update; a callback may have added numbers of NumPy or torch."""
         if self.is_main_process:
             with self.path.open("a") as file:
-                file.write(json.dumps(metrics, default=float) + "\n")
+                file.write(_line(metrics))
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    """One line of JSON, which has no word for what is not finite: that is null."""
+    plain = json.loads(json.dumps(metrics, default=float), parse_constant=lambda _: None)
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def flat(values: dict[str, Any]) -> dict[str, float]:
