@@ -10,15 +10,17 @@ import torch
 from tests.short_runs import collector_for, fresh_policy, metrics_of, trainer_for
 from tests.worlds import ColourPool, ExpertPool, known, of
 from vlm_agent import Callback, ImitationTrainer, Recipe
-from vlm_agent.common.errors import TrainingError, UserError
+from vlm_agent.common.errors import Stopped, TrainingError, UserError
+from vlm_agent.common.whole import write_manifest
 from vlm_agent.demonstrations.reading import Moments
+from vlm_agent.distributed.stopping import Stopping
 from vlm_agent.imitation.run import FIXED, run_imitation
 from vlm_agent.imitation.update import pass_over, warmup_and_decay
 from vlm_agent.policy.decisions import act
 from vlm_agent.runs.begin import resumed_policy, start_policy
 from vlm_agent.runs.checkpoints import load_trainer_state
 from vlm_agent.runs.compatibility import check_same_policy
-from vlm_agent.runs.folders import RunFolders
+from vlm_agent.runs.folders import RunFolders, settled
 
 SETTINGS = {
     "sft_epochs": 6,
@@ -187,6 +189,51 @@ def test_a_killed_warm_start_goes_on_as_if_nothing_had_happened(recipe_for, stag
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+class AskedAt(Stopping):
+    """Is asked to end when it is looked at for the n-th time."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    @property
+    def reason(self) -> str | None:
+        self.left -= 1
+        if self.left == 0:
+            self.ask("SIGTERM")
+        return super().reason
+
+
+def test_a_warm_start_that_is_asked_to_end_comes_to_the_same_end(recipe_for, tmp_path):
+    straight = imitation_for(recipe_for(**SETTINGS, output_dir=str(tmp_path / "straight")))
+    straight.train(known())
+    asked = 0
+    for number in (2, 8, 14, 22):
+        settings = {**SETTINGS, "output_dir": str(tmp_path / str(number))}
+        trainer = imitation_for(recipe_for(**settings))
+        trainer.run.stopping = AskedAt(number)
+        try:
+            trainer.train(known())
+            continue
+        except Stopped as stopped:
+            assert stopped.reason == "SIGTERM"
+        asked += 1
+        again = settled(recipe_for(**settings, resume_from="auto"))
+        folder = RunFolders(again).resume_folder(again)
+        pool = of(ExpertPool(again.rollout.num_envs), again)
+        policy = resumed_policy(folder, again) if folder else fresh_policy(again)
+        resumed = ImitationTrainer(policy, pool, again)
+        if folder:
+            resumed.resume(folder)
+        resumed.train(known())
+        assert metrics_of(again) == metrics_of(straight.recipe), number
+        rates = [[row | {"policy": ""} for row in t.evaluations] for t in (resumed, straight)]
+        assert rates[0] == rates[1], number
+        mine, theirs = (trainer.policy.state_dict() for trainer in (resumed, straight))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs), number
+    assert asked >= 3
+
+
 def test_what_a_warm_start_cannot_go_on_from(recipe_for):
     recipe = recipe_for(**SETTINGS)
     trainer = imitation_for(recipe)
@@ -195,11 +242,13 @@ def test_what_a_warm_start_cannot_go_on_from(recipe_for):
     again = recipe_for(**SETTINGS, resume_from="latest")
     state = json.loads((second / "trainer_state.json").read_text())
     (second / "trainer_state.json").write_text(json.dumps(state | {"processes": 3}))
+    write_manifest(second)
     pool = of(ExpertPool(again.rollout.num_envs), again)
     resumed = ImitationTrainer(resumed_policy(second, again), pool, again)
     with pytest.raises(UserError, match="is of 3 processes, now there are 1"):
         resumed.resume(second)
     (second / "trainer_state.json").write_text(json.dumps(state))
+    write_manifest(second)
     shutil.rmtree(first)
     with pytest.raises(UserError, match="the checkpoint that the demonstrations left is needed"):
         resumed.resume(second)

@@ -21,6 +21,19 @@ class TrainingError(Exception):
     """
 
 
+class Stopped(Exception):  # noqa: N818 (nothing has gone wrong)
+    """Somebody has asked a run to end, and it has come to a place where it can.
+
+    Attributes:
+        reason: The name of a signal, or the setting that is the limit.
+        folder: The checkpoint from which it can be gone on with, if it has one.
+    """
+
+    def __init__(self, reason: str, folder: Path | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.folder = reason, folder
+
+
 def nearest(name: str, valid: Iterable[str], limit: int = 3) -> list[str]:
     """The valid names closest to ``name`` (case-insensitive), best first, possibly none."""
     by_lower = {v.lower(): v for v in valid}

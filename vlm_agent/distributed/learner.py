@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator
-from contextlib import nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from vlm_agent.common.errors import Stopped
 from vlm_agent.distributed.guard import check_finite
 from vlm_agent.distributed.reductions import max_over_ranks, parts_of
 from vlm_agent.distributed.sharding import (
@@ -218,6 +219,52 @@ class Learner:
         adam = AdamStates(self.optimizer, self.sharding)
         for name, parameter in self._trained.items():
             adam.set(parameter, found[name])
+
+    @contextmanager
+    def restored_when_stopped(self, limit: float) -> Iterator[bool]:
+        """Around an update: one that is left by :class:`Stopped` has changed nothing.
+
+        Args:
+            limit: How many bytes weights and optimiser may take to be kept for that.
+
+        Yields:
+            Whether they are: one process alone can do so.
+        """
+        kept = self._keep(limit)
+        try:
+            yield kept is not None
+        except Stopped:
+            if kept is not None:
+                self._restore(kept)
+            raise
+
+    def _keep(self, limit: float) -> Kept | None:
+        names = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        weights = dict(self.module.named_parameters())
+        size = sum(weights[name].nbytes for name in names)
+        if self.accelerator.num_processes > 1 or self.is_copy or 3 * size > limit:
+            return None
+        kept = {name: weights[name].detach().cpu().clone() for name in names}
+        return Kept(kept, {name: value.clone() for name, value in self.optimizer_state().items()})
+
+    @torch.no_grad()
+    def _restore(self, kept: Kept) -> None:
+        weights = dict(self.module.named_parameters())
+        for name, value in kept.weights.items():
+            weights[name].copy_(value)
+        self.load_optimizer_state(kept.optimizer)
+
+
+class Kept(NamedTuple):
+    """What a learner was.
+
+    Attributes:
+        weights: Of all that is trained, by name.
+        optimizer: As :meth:`Learner.optimizer_state` tells it.
+    """
+
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
 
 
 def _layer_classes(module: nn.Module) -> set[str]:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+
+from vlm_agent.common.errors import Stopped
+
+T = TypeVar("T")
+
+
+def gather_unless_stopped(work: Callable[[], list[T]]) -> list[T]:
+    """Do something in each process, and have what all have made, one behind the other.
+
+    Raises:
+        Stopped: It was left in one of them; then it is in all.
+    """
+    mine: list[Any]
+    try:
+        mine = work()
+    except Stopped as stopped:
+        mine = [stopped]
+    everyone = gather_object(mine) if rank_and_size()[1] > 1 else mine
+    for one in everyone:
+        if isinstance(one, Stopped):
+            raise one
+    return everyone
 
 
 def concatenate_ranks(array: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from vlm_agent.common.errors import TrainingError
 from vlm_agent.distributed.reductions import rank_and_size
+from vlm_agent.distributed.stopping import Stopping
 
 BEAT_S = 1.0
 """How often a process says that it is there, and looks at the others."""
@@ -61,6 +62,7 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         timeout: How many seconds others wait for a process in a collective call that it does not
             join. One that does not even say that it is there is given up after
             :data:`LOST_AFTER_S`.
+        stopping: Whether this process has been asked to end; then all are.
 
     Raises:
         TrainingError: On leaving, where the connection to another process broke, and nobody has
@@ -68,8 +70,8 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         SystemExit: On leaving with an error, where another process has shown the cause.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+    def __init__(self, timeout: float, stopping: Stopping) -> None:
+        self.timeout, self.stopping = timeout, stopping
         self.rank, self.ranks = rank_and_size()
         self._leave = threading.Event()
         self._began = time.monotonic()
@@ -111,6 +113,7 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         while not self._leave.wait(BEAT_S):
             try:
                 self._say()
+                self._pass_on()
                 cause = self._look()
                 is_over = cause is not None or self._store.add("failures", 0) > 0
                 is_first = cause is not None and self._is_first()
@@ -132,6 +135,13 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         self._store.set(f"beat/{self.rank}", json.dumps(asdict(mine)))
         if mine.collectives != self._joined[0]:
             self._joined = mine.collectives, time.monotonic()
+
+    def _pass_on(self) -> None:
+        """What one process was asked, all are."""
+        if reason := self.stopping.reason:
+            self._store.set("stop", reason)
+        elif self._store.check(["stop"]):
+            self.stopping.ask(self._store.get("stop").decode())
 
     def _look(self) -> str | None:
         """What is wrong with another process, if anything."""

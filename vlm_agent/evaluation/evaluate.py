@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.utils import gather_object
 from scipy import stats
 
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.seeding import SPLITS, Split, derive_rng, episode_seed
-from vlm_agent.distributed.reductions import rank_and_size
+from vlm_agent.distributed.reductions import gather_unless_stopped, rank_and_size
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.world.episode import Episode
@@ -118,7 +117,8 @@ def evaluate(
         seed: Decides the episodes.
         split: Whose episodes.
         greedy: Take the most probable word instead of sampling.
-        on_episode: Called after each episode of this process, for progress bars.
+        on_episode: Called after each episode of this process, for progress bars. It may raise
+            :class:`Stopped`, which then leaves this in all processes.
 
     Returns:
         The episodes of all processes, in each of them.
@@ -136,10 +136,14 @@ def evaluate(
     was_training = policy.training
     policy.eval()
     mine = range(rank, num_episodes, size)
-    played = play(speaker(policy), pool, mine, seed, greedy, split, on_episode)
-    policy.train(was_training)
-    if size > 1:
-        played = dict(gather_object(list(played.items())))
+
+    def play_mine() -> list[tuple[int, Episode]]:
+        return [*play(speaker(policy), pool, mine, seed, greedy, split, on_episode).items()]
+
+    try:
+        played = dict(gather_unless_stopped(play_mine))
+    finally:
+        policy.train(was_training)
     episodes = tuple(played[number] for number in sorted(played))
     about = {"split": split, "greedy": greedy, "seed": seed}
     return Evaluation(episodes, policy.words, about, pool.world.stages)

@@ -37,7 +37,7 @@ def validate(trainer: Trainer) -> Evaluation:
             how.num_eval_episodes,
             seed=recipe.run.seed,
             greedy=how.eval_greedy,
-            on_episode=lambda: bar.update(accelerator.num_processes),
+            on_episode=trainer.run.stopping.then(lambda: bar.update(accelerator.num_processes)),
         )
     about = {"policy": recipe.run.run_name, "split": "validation", "timesteps": trainer.timesteps}
     evaluation = dataclasses.replace(played, about={**about, **played.about})

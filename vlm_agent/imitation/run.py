@@ -33,5 +33,6 @@ def run_imitation(recipe: Recipe) -> None:
         trainer = ImitationTrainer(policy, pool, recipe, run=run)
         if folder:
             trainer.resume(folder)
-        trainer.train()
+        with run.stopping:
+            trainer.train()
     run.finish(trainer.timesteps, trainer.evaluations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import Stopped, UserError
 from vlm_agent.demonstrations.reading import Labelled, Moments, read_demonstrations
-from vlm_agent.distributed.reductions import mean_over_ranks
+from vlm_agent.distributed.reductions import gather_unless_stopped, mean_over_ranks
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.imitation.checks import check_warm_start
@@ -35,6 +35,7 @@ from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.folders import OPTIMIZER_FILE
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
+from vlm_agent.world.episode import Episode
 from vlm_agent.world.pool.pool import EnvPool
 
 
@@ -130,6 +131,10 @@ class ImitationTrainer(Trainer):
             fresh, known = len(heard), Moments(*known.parts, heard)
         if stage in self._learnt:
             restore(self.learner, self._learnt[stage])
+            is_last = stage == max(self._learnt) and self._within is NOWHERE
+            if is_last and self.evaluations_lack(self.timesteps):  # the run was stopped in that
+                self._is_whole = True
+                self.conclude()
         else:
             self.fit(known, epochs, peak, name, fresh)
             self.conclude()
@@ -147,7 +152,7 @@ class ImitationTrainer(Trainer):
         lesson = self._prepare(known, epochs, peak, stage, fresh)
         moments = lesson.size * self.accelerator.num_processes
         self.learner.model.train()
-        with self._progress_bar(lesson.total, f"learning {stage}", "batch", lesson.done) as bar:
+        with self.progress_bar(lesson.total, f"learning {stage}", "batch", lesson.done) as bar:
             while lesson.done < lesson.total and not self.should_stop:
                 for index in lesson.order()[lesson.done % lesson.batches :]:
                     rate, where = lesson.learning_rate, f"{stage}, epoch {lesson.epoch}"
@@ -156,9 +161,13 @@ class ImitationTrainer(Trainer):
                     self.timesteps += moments
                     bar.update()
                     is_due = self.timesteps % self.recipe.run.save_freq < moments
-                    if is_due and not lesson.ends_pass:
+                    if lesson.ends_pass:
+                        continue
+                    if (reason := self.asked_to_stop()) or is_due:
                         self.learner.refresh()
-                        self.save()
+                        folder = self.save()
+                        if reason:
+                            raise Stopped(reason, folder)
                 means = mean_over_ranks(self.accelerator, lesson.seen)
                 lesson.seen.clear()
                 self.learner.refresh()
@@ -202,12 +211,12 @@ class ImitationTrainer(Trainer):
         self.run.begin()
         steps = max(at_least, round(self.config.dagger_words / self.words_per_step))
         self.actor_critic.eval()
-        with self._progress_bar(steps * self.words_per_step, stage, "word") as bar:
-            rollout, episodes = self.collector.collect_rollout(
-                self.actor_critic, steps, lambda: bar.update(self.words_per_step)
-            )
+        with self.progress_bar(steps * self.words_per_step, stage, "word") as bar:
+            on_step = self.run.stopping.then(lambda: bar.update(self.words_per_step))
+            episodes = gather_unless_stopped(lambda: self._speak(steps, on_step))
+        rollout = self._spoken
         agreement = (rollout.actions == rollout.expert_actions).mean()
-        rates = episode_rates(gather_object(episodes), self.pool.world.stages)
+        rates = episode_rates(episodes, self.pool.world.stages)
         if not self._is_repeating:  # else it is on record
             self._record({"stage": f"{stage}: the student speaks", "agreement": agreement, **rates})
         return rollout
@@ -219,14 +228,18 @@ class ImitationTrainer(Trainer):
         explained = learn_returns(self.actor_critic, self.accelerator, self.recipe, rollout)
         self._record({"stage": "value head", **explained})
 
+    def _speak(self, steps: int, on_step: Callable[[], None]) -> list[Episode]:
+        self._spoken, episodes = self.collector.collect_rollout(self.actor_critic, steps, on_step)
+        return episodes
+
     def conclude(self) -> None:
         """Play the validation episodes, and keep the policy as it is now."""
         if self.recipe.evaluation.num_eval_episodes > 0:
-            evaluation = self.evaluate()
-            low, high = evaluation.interval
+            with self.saving_when_stopped():
+                evaluation = self.evaluate()
             if self.accelerator.is_main_process:
-                rate = f"{evaluation.success_rate:.3f} ({low:.2f}-{high:.2f})"
-                tqdm.write(f"success {rate} in validation")
+                rate, (low, high) = evaluation.success_rate, evaluation.interval
+                tqdm.write(f"success {rate:.3f} ({low:.2f}-{high:.2f}) in validation")
         self.save()
 
     def evaluate(self) -> Evaluation:
@@ -283,9 +296,3 @@ class ImitationTrainer(Trainer):
         self.run.begin()
         self.metrics = {"timesteps": self.timesteps, **metrics}
         self.callbacks("on_update_end", self, self.metrics)
-
-    def _progress_bar(self, total: int, name: str, unit: str, done: int = 0) -> tqdm:
-        hidden = not self.accelerator.is_main_process
-        return tqdm(
-            total=total, initial=done, desc=name, unit=unit, mininterval=0.5, disable=hidden
-        )

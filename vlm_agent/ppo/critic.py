@@ -146,6 +146,23 @@ def make_actor_critic(
     return ActorCritic(policy, critic, learns_values, head)
 
 
+def make_optimizer(actor_critic: ActorCritic, rates: tuple[float, float]) -> torch.optim.Optimizer:
+    """One group for the backbone, one for what is trained of the heads, if anything.
+
+    Args:
+        actor_critic: What learns.
+        rates: The learning rates of the two.
+    """
+    heads = [p for p in actor_critic.head_parameters() if p.requires_grad]
+    parameters = actor_critic.policy.backbone_parameters(), heads
+    groups = [
+        {"params": p, "lr": rate, "number": number}
+        for number, (p, rate) in enumerate(zip(parameters, rates, strict=True))
+        if p
+    ]
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
+
+
 def _begun(critic: ValueHead, recipe: Recipe) -> ValueHead:
     """A critic as the run's start left its own, if that has one of these sizes."""
     init_from = recipe.run.init_from

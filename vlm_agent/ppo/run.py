@@ -28,5 +28,6 @@ def run_training(recipe: Recipe) -> None:
         trainer = PPOTrainer(policy, pool, recipe, run=run)
         if folder:
             trainer.resume(folder)
-        trainer.train()
+        with run.stopping:
+            trainer.train()
     run.finish(trainer.timesteps, trainer.evaluations)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,11 +14,15 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.distributed.reductions import mean_over_ranks, shares_over_ranks
+from vlm_agent.distributed.reductions import (
+    gather_unless_stopped,
+    mean_over_ranks,
+    shares_over_ranks,
+)
 from vlm_agent.evaluation.evaluate import Evaluation, episode_rates
 from vlm_agent.evaluation.validate import validate
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.ppo.critic import ActorCritic, make_actor_critic
+from vlm_agent.ppo.critic import make_actor_critic, make_optimizer
 from vlm_agent.ppo.reference import ReferencePolicy, make_reference
 from vlm_agent.ppo.schedule import LearningRateSchedule
 from vlm_agent.ppo.update import PPOUpdate
@@ -34,17 +38,19 @@ from vlm_agent.runs.callbacks import (
     Callback,
     Checkpoints,
     Evaluations,
+    LeaveTogether,
     ProgressBar,
     StopTogether,
 )
 from vlm_agent.runs.checkpoints import (
     BEHAVIOUR_FILE,
     load_heads,
-    load_trainer_state,
+    load_ppo_state,
     save_checkpoint,
 )
 from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.folders import OPTIMIZER_FILE
+from vlm_agent.runs.standing import KEPT_BYTES, Standing
 from vlm_agent.runs.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.episode import Episode
@@ -92,7 +98,8 @@ class PPOTrainer(Trainer):
         has_critic = self.ppo.advantage == "gae"
         self.actor_critic = make_actor_critic(policy, pool, recipe, has_critic)
         self.base_rates = (self.ppo.learning_rate, recipe.critic.value_learning_rate)
-        self.prepare(self.actor_critic, self._make_optimizer, recipe.ppo.max_grad_norm)
+        optimizer = functools.partial(make_optimizer, rates=self.base_rates)
+        self.prepare(self.actor_critic, optimizer, recipe.ppo.max_grad_norm)
         source = make_source(recipe)
         is_grouped = self.ppo.advantage == "group"
         self.collector = (EpisodeCollector if is_grouped else RolloutCollector)(
@@ -111,21 +118,11 @@ class PPOTrainer(Trainer):
         self.improve = PPOUpdate(recipe, self.learner, reference)
         self.updates = 0
         self._waited_s = self._collect_s = 0.0
+        self._standing: Standing | None = None  # before the rollout that is learnt from
         self.scale_learning_rates(1.0)
         told = [LearningRateSchedule(), *source.callbacks(), *callbacks]
         self.listen(*told, StopTogether(), Recorder())
-        self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints())
-
-    def _make_optimizer(self, actor_critic: ActorCritic) -> torch.optim.Optimizer:
-        """One group for the backbone, one for what is trained of the heads, if anything."""
-        heads = [p for p in actor_critic.head_parameters() if p.requires_grad]
-        parameters = actor_critic.policy.backbone_parameters(), heads
-        groups = [
-            {"params": p, "lr": rate, "number": number}
-            for number, (p, rate) in enumerate(zip(parameters, self.base_rates, strict=True))
-            if p
-        ]
-        return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
+        self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints(), LeaveTogether())
 
     def train(self, total_timesteps: int | None = None) -> None:
         """Collect, estimate, update; whatever reacts to that is a callback.
@@ -136,11 +133,12 @@ class PPOTrainer(Trainer):
 
         Raises:
             TrainingError: A gradient is not finite.
+            Stopped: The run was asked to end; its checkpoint is written.
         """
         self.total_timesteps = total_timesteps or self.total_timesteps
         self.should_stop = False
         self.run.begin()
-        with deterministic(self.accelerator.device):
+        with deterministic(self.accelerator.device), self.saving_when_stopped():
             self.callbacks("on_train_begin", self)
             while self.timesteps < self.total_timesteps and not self.should_stop:
                 self.metrics = {}
@@ -160,13 +158,11 @@ class PPOTrainer(Trainer):
         """
         began = time.perf_counter()
         self.actor_critic.eval()
-        collected = (self.ahead.take() if self.ahead else None) or self._rollout(self.actor_critic)
-        rollout, lost_here = collected.buffer, collected.lost
-        here = time.perf_counter()
-        everyone = gather_object([(collected.episodes, int(rollout.said.sum()), lost_here)])
-        self._waited_s = time.perf_counter() - here
+        self._standing = self._stands()
+        ended, words, lost = zip(*gather_unless_stopped(self._collect), strict=True)
+        collected, rollout = self._collected, self._collected.buffer
         self._collect_s = time.perf_counter() - began
-        ended, words, lost = zip(*everyone, strict=True)
+        self._waited_s = time.perf_counter() - self._collected_at
         episodes = [episode for one in ended for episode in one]
         self.new_timesteps = sum(words)
         self.timesteps += self.new_timesteps
@@ -181,6 +177,12 @@ class PPOTrainer(Trainer):
         if any(lost):
             self.metrics["lost_episodes"] = sum(lost)
         return rollout, episodes
+
+    def _collect(self) -> list[tuple[list[Episode], int, int]]:
+        ahead = self.ahead.take() if self.ahead else None
+        self._collected = mine = ahead or self._rollout(self.actor_critic)
+        self._collected_at = time.perf_counter()
+        return [(mine.episodes, int(mine.buffer.said.sum()), mine.lost)]
 
     def _rollout(self, actor: Actor) -> Collected:
         """A rollout of this process."""
@@ -201,7 +203,14 @@ class PPOTrainer(Trainer):
         lost = rollout.lost_episodes + collector.given_up - given_up
         return Collected(rollout, episodes, lost, took, collector.shares(took, since=spent))
 
+    def _stands(self) -> Standing:
+        """Where the run stands between two rollouts."""
+        stands = self.ahead.collector_state() if self.ahead else self.collector.state_dict()
+        behaviour = self.ahead.weights() if self.ahead else {}
+        return Standing(self.timesteps, self.new_timesteps, stands, behaviour)
+
     def _tell_of_step(self) -> None:
+        self.run.stopping.check()
         if isinstance(self.collector, EpisodeCollector):
             self.words_per_step = self.collector.speaking * self.accelerator.num_processes
         self.callbacks("on_step", self)
@@ -209,22 +218,21 @@ class PPOTrainer(Trainer):
     def update(self, rollout: RolloutBuffer) -> dict[str, float]:
         """Improve the policy on a rollout; what is logged of it, which goes to ``metrics`` too."""
         began = time.perf_counter()
-        measured = self.improve(rollout, self.updates, self.learning_rates[1])
+        limit = 0 if self.ahead or not self._standing else KEPT_BYTES
+        with self.learner.restored_when_stopped(limit) as is_kept:
+            leave = self.run.stopping.check if is_kept else lambda: None
+            measured = self.improve(rollout, self.updates, self.learning_rates[1], leave)
+        self._standing = None
         self.updates += 1
         took = time.perf_counter() - began
         if self.ahead:
             self.ahead.wait()
         whole = time.perf_counter() - began + self._collect_s
-        self.metrics |= {
-            **measured,
-            "learning_rate": self.learning_rates[0],
-            "update_s": took,
-            "words_per_s": self.new_timesteps / whole,
-        }
+        rates = {"update_s": took, "words_per_s": self.new_timesteps / whole}
+        self.metrics |= {**measured, "learning_rate": self.learning_rates[0], **rates}
         if self.accelerator.num_processes > 1:
             waited = torch.tensor(self._waited_s / whole, device=self.accelerator.device)
-            row = [{"rank_waiting_share": waited}]
-            self.metrics |= mean_over_ranks(self.accelerator, row)
+            self.metrics |= mean_over_ranks(self.accelerator, [{"rank_waiting_share": waited}])
         return measured
 
     def scale_learning_rates(self, factor: float) -> None:
@@ -239,13 +247,14 @@ class PPOTrainer(Trainer):
     def save(self) -> Path:
         """Write ``checkpoints/{run_name}_step{N}``: the policy and all that resuming needs."""
         self.run.begin()
-        stands = self.ahead.collector_state() if self.ahead else self.collector.state_dict()
-        collectors = gather_object([stands])
+        stands = self._standing or self._stands()  # before a rollout that was not learnt from
+        collectors = gather_object([stands.collector])
         optimizer = self.learner.optimizer_state()
-        folder = self.folders.step(self.timesteps)
+        folder = self.folders.step(stands.timesteps)
         if self.accelerator.is_main_process:
             state = {
-                "timesteps": self.timesteps,
+                "timesteps": stands.timesteps,
+                "new_timesteps": stands.new_timesteps,
                 "updates": self.updates,
                 "seconds": self.run.seconds,
                 "collectors": collectors,
@@ -253,8 +262,8 @@ class PPOTrainer(Trainer):
             }
             heads = self.actor_critic.extra_heads()
             tensors = {OPTIMIZER_FILE: optimizer}
-            if self.ahead and (behaviour := self.ahead.weights()):
-                tensors[BEHAVIOUR_FILE] = behaviour
+            if stands.behaviour:
+                tensors[BEHAVIOUR_FILE] = stands.behaviour
             save_checkpoint(folder, self.policy, state, tensors, heads)
         self.accelerator.wait_for_everyone()
         self.callbacks("on_save", self, folder)
@@ -270,18 +279,14 @@ class PPOTrainer(Trainer):
             UserError: It was written by another number of processes or environments, or is not
                 whole.
         """
-        state: dict[str, Any] = load_trainer_state(folder)
-        if "collectors" not in state:
-            raise UserError(f"resume_from: {folder} is of a warm start: go on with vlm_agent.sft")
-        ranks, now = len(state["collectors"]), self.accelerator.num_processes
-        if ranks != now:
-            raise UserError(f"resume_from: {folder} is of {ranks} processes, now there are {now}")
+        state = load_ppo_state(folder, self.accelerator.num_processes)
         if self.is_tied_by_default:
             self.improve.reference = make_reference(self.policy, self.recipe, is_start=False)
         load_heads(folder, self.actor_critic.extra_heads())
         self.learner.take_over()
         self.learner.load_optimizer_state(load_file(folder / OPTIMIZER_FILE))
         self.timesteps, self.updates = state["timesteps"], state["updates"]
+        self.new_timesteps = state.get("new_timesteps", 0)
         self.evaluations, self.run.earlier_seconds = state["evaluations"], state["seconds"]
         self.collector.load_state_dict(state["collectors"][self.accelerator.process_index])
         if self.ahead and (folder / BEHAVIOUR_FILE).is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,11 @@ class PPOUpdate:
         self._first_ratios = FirstRatios(recipe, learner.accelerator)
 
     def __call__(
-        self, rollout: RolloutBuffer, number: int, critic_learning_rate: float
+        self,
+        rollout: RolloutBuffer,
+        number: int,
+        critic_learning_rate: float,
+        on_step: Callable[[], object] = lambda: None,
     ) -> dict[str, float]:
         """``n_epochs`` passes over one rollout; means over its minibatches, if it taught anything.
 
@@ -64,6 +68,7 @@ class PPOUpdate:
             rollout: What this rank collected.
             number: How many updates there were before.
             critic_learning_rate: Of the critic's own passes.
+            on_step: Called before each step of the optimiser; what it raises leaves the update.
 
         Raises:
             TrainingError: A gradient is not finite; the weights are what they were before it.
@@ -79,6 +84,7 @@ class PPOUpdate:
         for epoch in range(self.ppo.n_epochs):
             done_before = len(steps)
             for minibatch in minibatches(epoch):
+                on_step()
                 where = f"update {number}, epoch {epoch}, minibatch {len(steps) - done_before}"
                 steps.append(self._step(samples, data, minibatch, number, where))
                 if len(steps) == 1:

@@ -52,8 +52,11 @@ class RunConfig:
         None,
         "a checkpoint folder of this run to go on from, 'latest', or 'auto': the latest, if any",
     )
+    max_hours: Positive | None = setting(
+        None, "end with a checkpoint after so many hours, counted from this start"
+    )
     rank_timeout: Positive = setting(
-        1800.0, "seconds that processes wait for one that does not join them, before all end"
+        600.0, "seconds that processes wait for one that does not join them, before all end"
     )
     trust_modules: bool = setting(
         False, "import the modules that the policy of init_from names and this recipe does not"

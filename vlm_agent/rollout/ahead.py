@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -46,7 +46,7 @@ class RolloutAhead(Generic[T]):
     def wait(self) -> None:
         """Wait for the rollout under way; the pool is anyone's then."""
         if self._under_way is not None:
-            self._under_way.result()
+            wait([self._under_way])  # what it raised is for whoever takes it
 
     def take(self) -> T | None:
         """The rollout that was begun, if one was."""
@@ -54,7 +54,8 @@ class RolloutAhead(Generic[T]):
             self._submit()
         if self._under_way is None:
             return None
-        rollout, self._under_way, self._before = self._under_way.result(), None, None
+        rollout = self._under_way.result()
+        self._under_way = self._before = None
         return rollout
 
     def collector_state(self) -> dict[str, Any]:

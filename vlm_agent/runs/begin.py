@@ -16,6 +16,7 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.whole import write_whole
 from vlm_agent.distributed.launch import check_accelerator, check_device, start_accelerator
+from vlm_agent.distributed.stopping import Stopping
 from vlm_agent.distributed.watch import RankWatch
 from vlm_agent.policy.artifact import saved_recipe
 from vlm_agent.policy.building import build_policy
@@ -47,6 +48,7 @@ class Run:
         metrics: Its ``metrics.jsonl``.
         earlier_seconds: How long it ran before it was resumed.
         is_resumed: Whether somebody has taken it up at a checkpoint.
+        stopping: Whether somebody wants it to end; listens to signals as a context manager.
 
     Raises:
         UserError: The launch, a tracker or the run's name is not as the recipe needs it.
@@ -59,6 +61,7 @@ class Run:
         self.is_resumed = False
         self._began = time.perf_counter()
         self._is_begun = False
+        self.stopping = Stopping(recipe.run.max_hours)
         if accelerator is None:
             accelerator = start_accelerator(
                 make_trackers(recipe), str(self.folders.run), recipe.run.rank_timeout
@@ -97,7 +100,7 @@ class Run:
 
     def watch(self) -> RankWatch:
         """Around what a process does in this run: its processes end together."""
-        return RankWatch(self.recipe.run.rank_timeout)
+        return RankWatch(self.recipe.run.rank_timeout, self.stopping)
 
     @property
     def seconds(self) -> float:

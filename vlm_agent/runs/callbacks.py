@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from vlm_agent.common.errors import Stopped
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
 
 if TYPE_CHECKING:
@@ -95,13 +96,24 @@ class StopTogether(Callback):
         trainer.should_stop = any(gather_object([trainer.should_stop]))
 
 
+class LeaveTogether(Callback):
+    """Leaves the run in all processes if one of them was asked to end, and it is not done."""
+
+    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Ask everyone."""
+        reason = trainer.asked_to_stop()
+        if reason and trainer.timesteps < trainer.total_timesteps and not trainer.should_stop:
+            raise Stopped(reason)
+
+
 class Evaluations(Callback):
     """Evaluates where the run begins, and every ``eval_freq`` timesteps."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        """Evaluate the start, unless the run goes on from a later one."""
-        if not trainer.evaluations:
-            self._evaluate(trainer)
+        """Evaluate the start; of a run that goes on, what it was stopped before."""
+        is_due = not trainer.timesteps or trainer.is_due(trainer.recipe.evaluation.eval_freq)
+        if is_due and trainer.evaluations_lack(trainer.timesteps):
+            trainer.evaluate()
 
     def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Evaluate if it is time."""

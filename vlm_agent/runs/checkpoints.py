@@ -70,6 +70,20 @@ def load_trainer_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def load_ppo_state(folder: Path, processes: int) -> dict[str, Any]:
+    """The state of a run of PPO in so many processes.
+
+    Raises:
+        UserError: It is not of one, or was written by a later version.
+    """
+    state = load_trainer_state(folder)
+    if "collectors" not in state:
+        raise UserError(f"resume_from: {folder} is of a warm start: go on with vlm_agent.sft")
+    if (ranks := len(state["collectors"])) != processes:
+        raise UserError(f"resume_from: {folder} is of {ranks} processes, now there are {processes}")
+    return state
+
+
 def _update_collector(state: dict[str, Any]) -> None:
     """A collector's state of format 1 as it is now."""
     for episode in state["running"]:

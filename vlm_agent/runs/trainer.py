@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
+from tqdm import tqdm
 
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import Stopped, UserError
 from vlm_agent.distributed.launch import allow_unused_layers, check_quantized
 from vlm_agent.distributed.learner import Learner, MakeOptimizer
 from vlm_agent.policy.policy import VLMPolicy
@@ -97,6 +101,34 @@ class Trainer:
         before = self.timesteps - self.new_timesteps
         is_last = self.should_stop or self.timesteps >= self.total_timesteps
         return is_last or self.timesteps // every > before // every
+
+    @contextmanager
+    def saving_when_stopped(self) -> Iterator[None]:
+        """Write a checkpoint where the run has come to when it was asked to end.
+
+        Raises:
+            Stopped: It was.
+        """
+        try:
+            yield
+        except Stopped as stopped:
+            raise Stopped(stopped.reason, self.save()) from None
+
+    def evaluations_lack(self, timesteps: int) -> bool:
+        """Whether there is none yet after so many timesteps, and there is to be one."""
+        known = [evaluation["timesteps"] for evaluation in self.evaluations]
+        return self.recipe.evaluation.num_eval_episodes > 0 and timesteps not in known
+
+    def asked_to_stop(self) -> str | None:
+        """Why the run is to end, if any process was asked to."""
+        return next(filter(None, gather_object([self.run.stopping.reason])), None)
+
+    def progress_bar(self, total: int, name: str, unit: str, done: int = 0) -> tqdm:
+        """A bar that the main process shows."""
+        hidden = not self.accelerator.is_main_process
+        return tqdm(
+            total=total, initial=done, desc=name, unit=unit, mininterval=0.5, disable=hidden
+        )
 
     def evaluate(self) -> Any:
         """Play the recipe's validation episodes."""
