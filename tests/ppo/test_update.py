@@ -1,5 +1,7 @@
 """One update: ratios, features, references, losses, and when it ends."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from tests.short_runs import fresh_policy, metrics_of, rollout_of, trainer_for, without_times
 from tests.worlds import ScriptedPool
 from vlm_agent.common.errors import TrainingError
+from vlm_agent.evaluation.evaluate import evaluate
 from vlm_agent.policy.kept import Kept, stack_rows
 from vlm_agent.ppo.advantages import generalized_advantages
 from vlm_agent.ppo.reference import make_reference
@@ -420,6 +423,19 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(recipe_for):
         trainer.train()
     assert all(p.isfinite().all() for p in trainer.policy.parameters())
     assert not trainer.folders.steps()
+
+
+@pytest.mark.parametrize(("part", "what"), [("value_head", "values"), ("backbone", "scores")])
+def test_what_a_damaged_policy_says_is_not_played(recipe_for, part: str, what: str):
+    recipe = recipe_for(num_eval_episodes=0)
+    trainer = trainer_for(recipe)
+    trainer.train()
+    with torch.no_grad():
+        next(reversed([*getattr(trainer.policy, part).parameters()])).fill_(math.inf)
+    with pytest.raises(TrainingError, match=rf"{what} are not finite for 2 of 2 .*of seed \d+"):
+        trainer.collect()
+    with pytest.raises(TrainingError, match=f"{what} are not finite"):
+        evaluate(trainer.policy, trainer.pool, 2)
 
 
 def test_minibatches_are_a_fresh_partition_each_time(recipe_for):

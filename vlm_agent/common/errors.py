@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -19,6 +19,18 @@ class TrainingError(Exception):
 
     Commands print it without a traceback and exit with code 1.
     """
+
+
+class NotFiniteError(TrainingError):
+    """What a policy says of some observations is not finite.
+
+    Attributes:
+        rows: Which of them.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
 
 
 class Stopped(Exception):  # noqa: N818 (nothing has gone wrong)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from vlm_agent.common.errors import NotFiniteError
 from vlm_agent.policy.kept import Kept
 from vlm_agent.world.observations import Observations
 
@@ -82,9 +83,14 @@ def act(policy: Any, observations: Observations, uniforms: np.ndarray | None = N
         uniforms: Uniform numbers (B,) in [0, 1), from which the words are drawn by inverting the
             distribution function, so that sampling needs no generator on the device. ``None``
             takes the most probable word.
+
+    Raises:
+        NotFiniteError: Scores or values are not.
     """
     output = policy(**policy.encode(observations))
     log_probs_BA = output.logits.log_softmax(-1).cpu().numpy()
+    values_B = output.values.cpu().numpy()
+    _check_finite(log_probs_BA, values_B)
     probs_BA = np.exp(log_probs_BA)
     if uniforms is None:
         actions = log_probs_BA.argmax(-1)
@@ -93,8 +99,21 @@ def act(policy: Any, observations: Observations, uniforms: np.ndarray | None = N
         below_BA /= below_BA[:, -1:]
         actions = (below_BA <= uniforms[:, None]).sum(-1)
     chosen = np.take_along_axis(log_probs_BA, actions[:, None], -1)[:, 0]
-    values = output.values.cpu().numpy()
-    return Decisions(actions, chosen, values, probs_BA, output.kept)
+    return Decisions(actions, chosen, values_B, probs_BA, output.kept)
+
+
+def _check_finite(log_probs_BA: np.ndarray, values_B: np.ndarray) -> None:
+    for name, is_finite_B in (
+        ("scores", np.isfinite(log_probs_BA).all(-1)),
+        ("values", np.isfinite(values_B)),
+    ):
+        if not is_finite_B.all():
+            rows = np.flatnonzero(~is_finite_B).tolist()
+            raise NotFiniteError(
+                f"the policy's {name} are not finite for {len(rows)} of {len(is_finite_B)} "
+                "observations",
+                rows,
+            )
 
 
 class Evaluated(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import NotFiniteError, UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.policy.decisions import act
 from vlm_agent.rollout.buffer import RolloutBuffer
@@ -161,7 +161,11 @@ class RolloutCollector:
         """Choose a group's words, let it move, and do not wait for it."""
         assert self._observations is not None
         seen = self._observations[group]
-        said = self._timed(act, actor, seen, uniforms)
+        try:
+            said = self._timed(act, actor, seen, uniforms)
+        except NotFiniteError as error:
+            where = "; ".join(self.running[env].coordinates for env in group[error.rows])
+            raise NotFiniteError(f"{error}: {where}", error.rows) from None
         self.pool.start_step(
             {int(i): int(action) for i, action in zip(group, said.actions, strict=True)},
             self._following(group),

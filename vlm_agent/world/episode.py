@@ -39,6 +39,11 @@ class Episode:
     stage: str = "none"
     goal: str = ""
 
+    @property
+    def coordinates(self) -> str:
+        """What it takes to play it again."""
+        return f"the episode of seed {self.seed}, after the words {list(self.actions)}"
+
     def after(self, action: int, reward: float, info: Mapping[str, Any]) -> Episode:
         """The episode with one word more, and what came of it."""
         return replace(
