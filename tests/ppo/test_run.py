@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tests.conftest import ROOT
 from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.worlds import ColourPool, of
 from vlm_agent import Callback, PPOTrainer, VLMPolicy
@@ -202,6 +205,26 @@ def test_a_run_goes_on_by_itself_if_there_is_something_to_go_on_from(recipe_for)
     trainer_for(settled(recipe)).train()
     assert settled(recipe).run.resume_from == "latest"
     assert settled(dataclasses.replace(recipe, run=begun.run)) == begun
+
+
+def test_a_run_has_one_owner(recipe_for, tmp_path):
+    recipe = recipe_for(overwrite=True)
+    lock = tmp_path / "runs" / ".vlm-agent.lock"
+    lock.parent.mkdir()
+    script = (
+        "import sys, pathlib; from vlm_agent.common.locks import hold; "
+        f"hold(pathlib.Path({str(lock)!r}), ''); print('held', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    owner = subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, cwd=ROOT)
+    assert owner.stdout.readline() == b"held\n"
+    for other in (recipe, recipe_for(resume_from="latest")):
+        with pytest.raises(UserError, match="run_name: another process is at the run 'vlm-agent'"):
+            Run(other)
+    owner.kill()
+    owner.wait()
+    trainer_for(recipe).train()
+    trainer_for(recipe).train()  # this process has it already
 
 
 @pytest.mark.parametrize(

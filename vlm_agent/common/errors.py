@@ -62,12 +62,18 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; valid names are: {', '.join(valid)}"
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, largest: int | None = None) -> str:
     """The text of a file that a user wrote.
 
+    Args:
+        path: The file.
+        largest: How many bytes it may have.
+
     Raises:
-        UserError: It is not UTF-8.
+        UserError: It is not UTF-8, or larger.
     """
+    if largest is not None and (size := path.stat().st_size) > largest:
+        raise UserError(f"{path}: {size} bytes, and at most {largest} are read")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -19,8 +19,9 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Seconds = Annotated[float, Field(gt=0, le=1e8)]
 
 
 def setting(default: Any, help: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, setting
+from vlm_agent.common.settings import STRICT, Count, Fraction, setting
 
 TINY = "tiny"
 """The name of the embedded, randomly initialised Qwen2-VL."""
@@ -69,8 +69,10 @@ class ModelConfig:
     load_in_8bit: bool = setting(False, "LoRA on a backbone quantised to 8 bits (LLM.int8())")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = setting("nf4", "number format of the 4 bits")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
-    value_head_width: Count = setting(256, "width of the value head's hidden layers")
-    value_head_depth: Natural = setting(
+    value_head_width: Annotated[int, Field(ge=1, le=65_536)] = setting(
+        256, "width of the value head's hidden layers"
+    )
+    value_head_depth: Annotated[int, Field(ge=0, le=64)] = setting(
         1, "number of the value head's hidden layers; 0 for a linear one"
     )
     detach_value: bool = setting(False, "keep the value loss from reaching the backbone")

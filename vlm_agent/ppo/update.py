@@ -94,17 +94,7 @@ class PPOUpdate:
                 break
         self.learner.refresh()
         if self.critic.value_epochs:
-            fit_critic(
-                self.actor_critic,
-                self.accelerator,
-                Samples(self.actor_critic, rollout, self.accelerator.autocast),
-                np.where(rollout.valid, returns_TN, np.nan),
-                recipe=self.recipe,
-                epochs=self.critic.value_epochs,
-                learning_rate=critic_learning_rate,
-                purpose=("value head", number),
-            )
-            self.learner.take_over(self._names_of(self.actor_critic.critic.parameters()))
+            self._teach_critic(rollout, returns_TN, number, critic_learning_rate)
         means = mean_over_ranks(self.accelerator, steps)
         del means["ratio_error"]
         if self.actor_critic.learns_values:
@@ -116,6 +106,22 @@ class PPOUpdate:
             **logged,
             "n_epochs_done": epoch + 1,
         }
+
+    def _teach_critic(
+        self, rollout: RolloutBuffer, returns_TN: np.ndarray, number: int, learning_rate: float
+    ) -> None:
+        """Passes in which the critic learns alone."""
+        fit_critic(
+            self.actor_critic,
+            self.accelerator,
+            Samples(self.actor_critic, rollout, self.accelerator.autocast),
+            np.where(rollout.valid, returns_TN, np.nan),
+            recipe=self.recipe,
+            epochs=self.critic.value_epochs,
+            learning_rate=learning_rate,
+            purpose=("value head", number),
+        )
+        self.learner.take_over(self._names_of(self.actor_critic.critic.parameters()))
 
     def _names_of(self, parameters: Iterable[nn.Parameter]) -> list[str]:
         """Of some of the actor-critic's parameters."""

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, setting
+from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, Seconds, setting
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -37,7 +37,7 @@ class PromptConfig:
 class RunConfig:
     """Which run this is, how long it is, where it begins and what it leaves."""
 
-    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = setting(
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = setting(
         "vlm-agent", "names runs/RUN_NAME and checkpoints/RUN_NAME_*"
     )
     output_dir: str = setting(".", "the folder that gets runs/ and checkpoints/")
@@ -52,10 +52,10 @@ class RunConfig:
         None,
         "a checkpoint folder of this run to go on from, 'latest', or 'auto': the latest, if any",
     )
-    max_hours: Positive | None = setting(
+    max_hours: Annotated[float, Field(gt=0, le=1e5)] | None = setting(
         None, "end with a checkpoint after so many hours, counted from this start"
     )
-    rank_timeout: Positive = setting(
+    rank_timeout: Seconds = setting(
         600.0, "seconds that processes wait for one that does not join them, before all end"
     )
     trust_modules: bool = setting(
@@ -68,7 +68,7 @@ class RolloutConfig:
     """How words are said and environments run."""
 
     rollout_steps: Count = setting(128, "words per environment and update")
-    num_envs: Count = setting(4, "environments per process")
+    num_envs: Annotated[int, Field(ge=1, le=4096)] = setting(4, "environments per process")
     num_workers: Natural = setting(0, "processes that run them, per process; 0 for one per core")
     rollout_groups: Count = setting(
         2,
@@ -80,7 +80,7 @@ class RolloutConfig:
     max_worker_restarts: Natural = setting(
         3, "how often each process of environments is restarted before the run gives up"
     )
-    worker_timeout: Positive = setting(
+    worker_timeout: Seconds = setting(
         60.0, "seconds without an answer after which such a process counts as hung"
     )
     feature_cache_gb: Annotated[float, Field(ge=0)] = setting(

@@ -70,7 +70,8 @@ class Run:
         check_device(accelerator, recipe.model.model_name_or_path)
         self.accelerator = accelerator
         if accelerator.is_main_process:
-            self.folders.check_new(recipe)  # before a large model is loaded for nothing
+            self.folders.check_free()  # before a large model is loaded for nothing
+            self.folders.check_new(recipe)
         else:  # what is to be said of the policy is the same in every process
             logging.getLogger("vlm_agent.policy").setLevel(logging.ERROR)
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
@@ -92,6 +93,7 @@ class Run:
         self._is_begun = True
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            self.folders.check_free(hold_it=True)
             if self.folders.recipe.is_file():  # another run of the name may have begun since
                 self.folders.check_new(self.recipe)
             self.folders.prepare(self.recipe)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.locks import hold, is_free
 from vlm_agent.common.whole import cannot_write, hidden, remove, write_whole
 from vlm_agent.policy.artifact import check_saved
 from vlm_agent.recipe.recipe import Recipe
@@ -73,6 +74,22 @@ class RunFolders:
             "best policy": self.best,
             "final policy": self.final,
         }
+
+    def check_free(self, hold_it: bool = False) -> None:
+        """Refuse a run that another process is at, whatever is to be done with it.
+
+        Args:
+            hold_it: Keep others away until this process ends.
+
+        Raises:
+            UserError: One is.
+        """
+        lock = self.run.with_name(f".{self.name}.lock")  # outside: the run may be overwritten
+        taken = f"run_name: another process is at the run {self.name!r} ({self.run}) now"
+        if hold_it:
+            hold(lock, taken)
+        elif not is_free(lock):
+            raise UserError(taken)
 
     def check_new(self, recipe: Recipe) -> None:
         """Refuse to write over an earlier run.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -13,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.lifetime import end_with_parent
+from vlm_agent.common.locks import locked
 from vlm_agent.common.strict_yaml import read_yaml
 from vlm_agent.runs.folders import PARTIAL
 
@@ -104,7 +103,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, only: Sequence[str] = ()) 
             raise UserError(f"{stage.name} needs {missing[0]!r}, which has not been run")
         print(f"[{number}/{len(stages)}] {stage.name}", flush=True)
         taken = f"{stage.name} is being run by another command"
-        with _locked(folder / "locks" / digests[stage.name][:16], taken):
+        with locked(folder / "locks" / digests[stage.name][:16], taken):
             _run(stage, digests[stage.name], folder)
     return read_hours(folder)
 
@@ -164,30 +163,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _note(path: Path, name: str, value: Any) -> None:
     """Keep one value; those that other processes have written meanwhile stay."""
-    with _locked(path.parent / "locks" / path.name):
+    with locked(path.parent / "locks" / path.name):
         mine = path.with_suffix(PARTIAL)
         mine.write_text(json.dumps(_read(path) | {name: value}, indent=1) + "\n")
         mine.replace(path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, otherwise: str | None = None) -> Iterator[None]:
-    """Hold a lock that other processes see, and that ends with this one.
-
-    Args:
-        path: The lock's file.
-        otherwise: What to say where it is held; without it, wait.
-
-    Raises:
-        UserError: It is held.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
-        except BlockingIOError:
-            raise UserError(str(otherwise)) from None
-        yield
 
 
 def stage_digests(stages: Sequence[Stage], folder: Path) -> dict[str, str]:
