@@ -263,6 +263,22 @@ def test_what_an_abandoned_branch_left_is_not_taken_for_the_runs_own(recipe_for)
     assert json.loads((folders.best / "trainer_state.json").read_text())["timesteps"] == 160
 
 
+@pytest.mark.parametrize(("rate", "is_better"), [(0.7, False), (1.0, True)])
+def test_a_lost_best_policy_gives_way_to_a_better_one_alone(recipe_for, rate, is_better):
+    settings = {**TEN, "save_freq": 80, "eval_freq": 80}
+    first = recipe_for(**settings, total_timesteps=80)
+    trainer_for(first, pool=SolvedPool(10, so_good(0.8, 0.9))).train()
+    folders = RunFolders(first)
+    (folders.best / "trainer_state.json").unlink()
+    again = recipe_for(**settings, total_timesteps=160, resume_from="latest")
+    folder = folders.resume_folder(again)
+    pool = SolvedPool(10, so_good(rate))
+    resumed = trainer_for(again, VLMPolicy.from_pretrained(folder), pool=pool)
+    resumed.resume(folder)
+    resumed.train()
+    assert (folders.best / "trainer_state.json").exists() == is_better
+
+
 def test_best_is_kept_by_success_and_then_return(recipe_for):
     results = [(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.5, 2.0), (0.2, 9.0)]
     recipe = recipe_for(**TEN)

@@ -34,6 +34,7 @@ from vlm_agent.policy.backbone.processor import picture_processor_class
 from vlm_agent.policy.config import ModelConfig, Scoring
 from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.strangers import check_harmless
 from vlm_agent.world.actions import ActionVocabulary
 from vlm_agent.world.facts import Fact, episode_facts
 
@@ -125,6 +126,7 @@ def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None
     Raises:
         UserError: The policy is broken, or was written by a later version.
     """
+    check_harmless(folder)
     check_saved(folder)
     try:
         return _read(cls, folder, template)

@@ -5,6 +5,7 @@ Those here are what every run of PPO has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from vlm_agent.common.errors import Stopped
+from vlm_agent.common.errors import Stopped, UserError
+from vlm_agent.policy.artifact import check_saved
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from vlm_agent.runs.trainer import Trainer
@@ -144,8 +148,15 @@ class BestPolicy(Callback):
     def _best_before(self, trainer: Trainer) -> tuple[float, float] | None:
         """In a run that goes on, the best policy is that of the history it goes on from."""
         *earlier, _ = trainer.evaluations
-        if not earlier or not trainer.folders.best.is_dir():
+        if not earlier:
             return None
+        try:
+            check_saved(trainer.folders.best)
+        except UserError as error:  # what is worse than it was is not called the best
+            logger.warning(
+                "the best policy so far is lost, and no worse one takes its place: %s", error
+            )
+            return max((one["success_rate"], one["mean_return"]) for one in earlier)
         kept = load_trainer_state(trainer.folders.best)
         # Later than the history: of what came of going on from here another time.
         if kept["timesteps"] not in [one["timesteps"] for one in earlier]:

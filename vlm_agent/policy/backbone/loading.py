@@ -26,6 +26,7 @@ from vlm_agent.policy.backbone.processor import picture_processor_class
 from vlm_agent.policy.backbone.quantization import quantization_config, settle_quantized
 from vlm_agent.policy.backbone.tiny import MODEL_TYPE, build_tiny_model, build_tiny_processor
 from vlm_agent.policy.config import TINY, ModelConfig
+from vlm_agent.policy.strangers import check_harmless
 
 Backbone = PreTrainedModel | peft.PeftModel
 
@@ -139,6 +140,8 @@ def _from_pretrained(load: Callable[..., Any], name: str, revision: str, **optio
         )
     if is_path and not (path / "config.json").is_file():
         raise UserError(f"model_name_or_path: no model in the folder {name!r} (no config.json)")
+    if is_path:
+        check_harmless(path)
     try:
         return load(
             str(path) if is_path else name,
