@@ -2,6 +2,7 @@ import pytest
 
 from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
+from vlm_agent.policy.inputs import sandbox
 from vlm_agent.policy.inputs.prompts import PromptTemplate, load_template_source
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.facts import Fact, all_facts
@@ -89,6 +90,12 @@ BAD = {
     "include": ("{{ image }}{% include '/etc/passwd' %}", "cannot be rendered"),
     "division": ("{{ image }}{{ 1 / 0 }}", "cannot be rendered: division"),
     "endless": ("{{ image }}{% for i in range(10 ** 9) %}x{% endfor %}", "cannot be rendered"),
+    "large product": ("{{ image }}{{ 'x' * 99999 * 99999 }}", r"\* makes more than 100000"),
+    "large number": ("{{ image }}{{ 'x' | center(9999999) }}", "number 9999999 is above 100000"),
+    "large power": ("{{ image }}{{ 9 ** 9999 }}", r"\*\* with a number above 16"),
+    "wide format": ("{{ image }}{{ '%99999999d' % 1 }}", "makes more than 100000"),
+    "long": ("{{ image }}{% for i in range(99999) %}xx{% endfor %}", "has 199999 characters"),
+    "broken at a late step": ("{{ image }}{{ 1 / (step - 777) }}", "cannot be rendered: division"),
 }
 
 
@@ -97,6 +104,15 @@ def test_bad_templates_are_refused(case: str):
     source, problem = BAD[case]
     with pytest.raises(UserError, match=problem):
         PromptTemplate(source, TASK)
+
+
+def test_a_template_without_end_is_left(monkeypatch):
+    monkeypatch.setattr(sandbox, "TRIED_FOR_S", 1.0)
+    loop = "{% for i in range(9999) %}"
+    source = "{{ image }}" + 3 * loop + 3 * "{% endfor %}"
+    with pytest.raises(UserError, match="the template is not rendered within 1 s"):
+        PromptTemplate(source, TASK)
+    PromptTemplate("{{ image }} {{ '%02d' % step }} {{ 7 % 3 }} {{ 2 ** 3 }} {{ '-' * 9 }}", TASK)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -13,9 +12,16 @@ from typing import Any
 import jinja2
 import jinja2.meta
 import jinja2.nodes
-import jinja2.sandbox
 
 from vlm_agent.common.errors import UserError, read_text, unknown_name
+from vlm_agent.policy.inputs.sandbox import (
+    LONGEST,
+    TimeIsUpError,
+    compiled,
+    environment,
+    large_numbers,
+    limited_time,
+)
 from vlm_agent.world.actions import DEFAULT_WORDS, ActionVocabulary
 from vlm_agent.world.facts import INSTRUCTION, Fact, all_facts, is_word_said
 
@@ -127,7 +133,7 @@ class PromptTemplate:
 
     def _told_facts(self) -> tuple[Fact, ...]:
         """Those of the facts that the template prints or asks about, in the order of names."""
-        names = jinja2.meta.find_undeclared_variables(_environment().parse(self.source))
+        names = jinja2.meta.find_undeclared_variables(environment().parse(self.source))
         told = [
             fact
             for fact in self.facts
@@ -152,14 +158,19 @@ class PromptTemplate:
         if INSTRUCTION in values:
             values["task"] = values[INSTRUCTION]
         try:
-            return _compile(self.source).render(values).strip()
+            text = compiled(self.source).render(values).strip()
+        except TimeIsUpError:
+            raise
         except Exception as error:  # whatever a template's own code may raise
             shown = ", ".join(f"{fact.name}: {value}" for fact, value in told.items())
             raise UserError(f"the template cannot be rendered: {error} ({shown})") from None
+        if len(text) > LONGEST:
+            raise UserError(f"a prompt has {len(text)} characters, and at most {LONGEST} are read")
+        return text
 
     def _problems(self) -> list[str]:
         try:
-            tree = _environment().parse(self.source)
+            tree = environment().parse(self.source)
         except jinja2.TemplateSyntaxError as error:
             return [f"line {error.lineno}: {error.message}"]
         known = {*VARIABLES, *self.fact_names}
@@ -170,6 +181,7 @@ class PromptTemplate:
             problems.append(
                 f"{{{{ image }}}} must stand exactly once, outside of conditions and loops; {found}"
             )
+        problems += [f"the number {number} is above {LONGEST}" for number in large_numbers(tree)]
         texts = {"the template": self.source, "task": self.task, "robot": self.robot}
         texts |= {f"the action word {word!r}": word for word in self.words}
         texts |= {f"{fact.name} {v!r}": v for fact in self.facts for v in fact.values}
@@ -181,17 +193,18 @@ class PromptTemplate:
         return problems or self._rendering_problems()
 
     def _rendering_problems(self) -> list[str]:
-        """Render with every kind of facts, and with the steps of a usual episode."""
-        usual = 120
+        """Render with every kind of facts, and with the steps of a long episode."""
+        usual = 1000
         start = {fact.name: [fact.start] for fact in self.facts} | {"words_left": [usual]}
         named = {fact.name: range(len(fact.values)) for fact in self.facts if fact.values}
         kinds = [{**start, **named}]
         kinds += [{**start, "step": [n], "words_left": [usual - n]} for n in range(usual + 1)]
         try:
-            for kind in kinds:
-                values = itertools.product(*(kind[name] for name in self.fact_names))
-                for facts in itertools.islice(values, MOST_KINDS):
-                    self._render(facts)
+            with limited_time():
+                for kind in kinds:
+                    values = itertools.product(*(kind[name] for name in self.fact_names))
+                    for facts in itertools.islice(values, MOST_KINDS):
+                        self._render(facts)
         except UserError as error:
             return [str(error)]
         return []
@@ -220,15 +233,3 @@ def load_template_source(name: str, search: Sequence[Path] = ()) -> str:
     raise UserError(
         unknown_name("template file", name, valid) if valid else f"no such template file: {name!r}"
     )
-
-
-@functools.cache
-def _environment() -> jinja2.sandbox.SandboxedEnvironment:
-    return jinja2.sandbox.ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _compile(source: str) -> jinja2.Template:
-    return _environment().from_string(source)
