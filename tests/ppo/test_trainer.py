@@ -279,6 +279,26 @@ def test_a_lost_best_policy_gives_way_to_a_better_one_alone(recipe_for, rate, is
     assert (folders.best / "trainer_state.json").exists() == is_better
 
 
+def test_only_so_many_checkpoints_are_kept_and_the_best(recipe_for):
+    seen = []
+
+    class Watches(Callback):
+        def on_save(self, trainer, folder):
+            seen.append([path.name.partition("_step")[2] for path in trainer.folders.steps()])
+
+    recipe = recipe_for(**TEN, save_freq=40, eval_freq=40, total_timesteps=200, save_total_limit=2)
+    pool = SolvedPool(10, so_good(0.9, 0.1, 0.1, 0.1, 0.1, 0.1))
+    trainer_for(recipe, None, Watches(), pool=pool).train()
+    # One more while the newest is not known to be whole.
+    expected = [["40"], ["40", "80"], ["40", "80", "120"], ["80", "120", "160"]]
+    assert seen == [*expected, ["120", "160", "200"]]
+    assert [path.name for path in RunFolders(recipe).steps()] == [
+        "vlm-agent_step160",
+        "vlm-agent_step200",
+    ]
+    assert RunFolders(recipe).best.is_dir()
+
+
 def test_best_is_kept_by_success_and_then_return(recipe_for):
     results = [(0.0, 5.0), (0.5, 1.0), (0.5, 0.5), (0.5, 2.0), (0.5, 2.0), (0.2, 9.0)]
     recipe = recipe_for(**TEN)

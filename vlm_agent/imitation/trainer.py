@@ -214,7 +214,7 @@ class ImitationTrainer(Trainer):
         with self.progress_bar(steps * self.words_per_step, stage, "word") as bar:
             on_step = self.run.stopping.then(lambda: bar.update(self.words_per_step))
             episodes = gather_unless_stopped(lambda: self._speak(steps, on_step))
-        rollout = self._spoken
+        rollout = self._spoken.pop()
         agreement = (rollout.actions == rollout.expert_actions).mean()
         rates = episode_rates(episodes, self.pool.world.stages)
         if not self._is_repeating:  # else it is on record
@@ -229,7 +229,8 @@ class ImitationTrainer(Trainer):
         self._record({"stage": "value head", **explained})
 
     def _speak(self, steps: int, on_step: Callable[[], None]) -> list[Episode]:
-        self._spoken, episodes = self.collector.collect_rollout(self.actor_critic, steps, on_step)
+        said, episodes = self.collector.collect_rollout(self.actor_critic, steps, on_step)
+        self._spoken = [said]
         return episodes
 
     def conclude(self) -> None:

@@ -160,7 +160,8 @@ class PPOTrainer(Trainer):
         self.actor_critic.eval()
         self._standing = self._stands()
         ended, words, lost = zip(*gather_unless_stopped(self._collect), strict=True)
-        collected, rollout = self._collected, self._collected.buffer
+        collected = self._collected.pop()  # in memory as long as it is needed, and no longer
+        rollout = collected.buffer
         self._collect_s = time.perf_counter() - began
         self._waited_s = time.perf_counter() - self._collected_at
         episodes = [episode for one in ended for episode in one]
@@ -180,7 +181,8 @@ class PPOTrainer(Trainer):
 
     def _collect(self) -> list[tuple[list[Episode], int, int]]:
         ahead = self.ahead.take() if self.ahead else None
-        self._collected = mine = ahead or self._rollout(self.actor_critic)
+        mine = ahead or self._rollout(self.actor_critic)
+        self._collected = [mine]
         self._collected_at = time.perf_counter()
         return [(mine.episodes, int(mine.buffer.said.sum()), mine.lost)]
 

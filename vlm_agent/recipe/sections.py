@@ -45,6 +45,9 @@ class RunConfig:
     seed: Natural = setting(0, "decides everything random in the run")
     total_timesteps: Count = setting(100_000, "words said in training, over all environments")
     save_freq: Count = setting(10_000, "timesteps between checkpoints")
+    save_total_limit: Annotated[int, Field(ge=2)] | None = setting(
+        None, "PPO: keep so many checkpoints, and delete older ones; the best is kept besides"
+    )
     init_from: str | None = setting(
         None, "start from this policy: a folder, a name on the hub, or the name of one that ships"
     )

@@ -171,6 +171,9 @@ class Checkpoints(Callback):
         """Save if it is time."""
         if trainer.is_due(trainer.recipe.run.save_freq):
             trainer.save()
+            limit = trainer.recipe.run.save_total_limit
+            if limit is not None and trainer.accelerator.is_main_process:
+                trainer.folders.keep_latest(limit)  # when the newest one is whole
 
 
 class CallbackList:

@@ -51,6 +51,11 @@ class RunFolders:
         found = sorted((int(match[1]), path) for match, path in matches if match)
         return [path for timesteps, path in found if timesteps > after]
 
+    def keep_latest(self, count: int) -> None:
+        """Delete all checkpoints but the newest ones, the oldest first."""
+        for checkpoint in self.steps()[:-count]:
+            delete_checkpoint(checkpoint)
+
     def forget_after(self, timesteps: int) -> None:
         """Delete what a run left that went on from here, so that it can go on in another way."""
         # The newest first: what is left when this is interrupted is a run that ended earlier.
