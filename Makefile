@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study group worlds generalisation test check install system format lock wheel bench plan gpu soak picture clean
+.PHONY: help quick full starter results study sabotage group worlds generalisation test check install system format lock wheel bench plan gpu soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 system: install  ## check the rendering libraries; as root, install what is missing
 	@$(BIN)/vlm-agent doctor --install
+
+sabotage: install  ## break the code in twelve ways, and see that a test notices each (10 minutes)
+	$(BIN)/python -m tests.sabotage
 
 format: install  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .

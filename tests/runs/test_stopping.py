@@ -108,6 +108,25 @@ def test_a_limit_of_hours_is_a_reason_to_end(recipe_for, tmp_path):
     assert (exit_code("SIGTERM"), exit_code("SIGINT")) == (143, 130)
 
 
+def test_a_second_signal_ends_at_once():
+    script = (
+        "import time; from vlm_agent.distributed.stopping import Stopping\n"
+        "with Stopping() as stopping:\n"
+        "    print('listening', flush=True); time.sleep(60)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert run.stdout.readline() == b"listening\n"
+        for _ in range(2):  # a launcher passes on what it has heard: this is one event
+            run.send_signal(signal.SIGTERM)
+        time.sleep(1.5)
+        assert run.poll() is None
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(5) == 143
+    finally:
+        run.kill()
+
+
 RECIPE = """
 frame_size: 28
 num_envs: 2
