@@ -1,14 +1,16 @@
 """One update: ratios, features, references, losses, and when it ends."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from tests.short_runs import fresh_policy, metrics_of, rollout_of, trainer_for, without_times
-from tests.worlds import ScriptedPool
+from tests.worlds import ColourPool, ScriptedPool
 from vlm_agent.common.errors import TrainingError
 from vlm_agent.evaluation.evaluate import evaluate
 from vlm_agent.policy.kept import Kept, stack_rows
@@ -16,6 +18,7 @@ from vlm_agent.ppo.advantages import generalized_advantages
 from vlm_agent.ppo.reference import make_reference
 from vlm_agent.rollout.features import FeatureCache
 from vlm_agent.runs.begin import start_policy
+from vlm_agent.world.episode import Episode, load_episode
 
 FORMS = {
     "full": {},
@@ -423,6 +426,18 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(recipe_for):
         trainer.train()
     assert all(p.isfinite().all() for p in trainer.policy.parameters())
     assert not trainer.folders.steps()
+    fault = trainer.folders.run / "not_finite_0"
+    about = json.loads((fault / "fault.json").read_text())
+    assert "update 0, epoch 0, minibatch 1" in about["reason"]
+    kept = load_file(fault / "minibatch.safetensors")
+    assert len(kept["frames"]) == len(about["words"]) == recipe.ppo.batch_size
+    # Each word's episode, played again, shows what was to be learnt from.
+    pool = ColourPool(1)
+    for frame, word in zip(kept["frames"], about["words"], strict=True):
+        episode = Episode(word["seed"], tuple(word["actions"]))
+        pool._begin(0, episode)
+        assert np.array_equal(pool._observe(0).frames, frame.numpy())
+    assert load_episode(fault / "episode.json")[0].seed == about["words"][0]["seed"]
 
 
 @pytest.mark.parametrize(("part", "what"), [("value_head", "values"), ("backbone", "scores")])

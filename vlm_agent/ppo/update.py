@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from vlm_agent.common.errors import TrainingError
 from vlm_agent.distributed.learner import Learner
 from vlm_agent.distributed.reductions import (
     concatenate_ranks,
@@ -26,7 +27,9 @@ from vlm_agent.ppo.reference import ReferencePolicy
 from vlm_agent.ppo.targets import estimate_targets
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.rollout.buffer import RolloutBuffer
+from vlm_agent.rollout.faults import write_fault
 from vlm_agent.rollout.samples import Samples
+from vlm_agent.runs.folders import RunFolders
 
 Batch = dict[str, torch.Tensor]
 """Samples of one minibatch, or scalars of one optimiser step, by name."""
@@ -162,13 +165,25 @@ class PPOUpdate:
             shares.append(share)
         only_critic = number < self.critic.critic_warmup_updates
         frozen = self._names_of(self.policy.actor_parameters()) if only_critic else []
-        norm = self.learner.step(where, frozen)
+        try:
+            norm = self.learner.step(where, frozen)
+        except TrainingError as error:
+            raise self._written_down(error, samples, minibatch) from None
         errors = torch.stack([stats.pop("ratio_error") for stats in parts])
         means = {
             name: sum(share * stats[name] for share, stats in zip(shares, parts, strict=True))
             for name in parts[0]
         }
         return {**means, "grad_norm": norm, "ratio_error": errors.max()}
+
+    def _written_down(
+        self, error: TrainingError, samples: Samples, minibatch: Minibatch
+    ) -> TrainingError:
+        """The same error, with the place of what was to be learnt from."""
+        folder = RunFolders(self.recipe).run / f"not_finite_{self.accelerator.process_index}"
+        rows, words = samples.rows[minibatch.index], self.policy.words
+        path = write_fault(folder, samples.rollout, rows, self.recipe.env, words, str(error))
+        return TrainingError(f"{error}. Its minibatch is in {folder}: vlm-agent show {path}")
 
     def _loss(self, inputs: Batch, batch: Batch) -> tuple[torch.Tensor, Batch]:
         """Policy + value_coef x value + state_coef x state - entropy_coef x entropy.

@@ -28,6 +28,7 @@ class RolloutBuffer:
         lost: Words that teach nothing because their episode was lost with its worker, bool (T, N).
             The one in which it was lost is truncated.
         expert_actions: What the expert would have said, int64 (T, N); -1 where none was asked.
+        episodes: The :class:`Episode` before each word, object (T, N).
         features: What frozen parts of the policy made of the observations; slot t N + n.
     """
 
@@ -42,6 +43,7 @@ class RolloutBuffer:
     said: np.ndarray
     lost: np.ndarray
     expert_actions: np.ndarray
+    episodes: np.ndarray
     features: FeatureCache
 
     @classmethod
@@ -66,6 +68,7 @@ class RolloutBuffer:
             said=np.ones(shape, bool),
             lost=np.zeros(shape, bool),
             expert_actions=np.full(shape, -1),
+            episodes=np.full(shape, None, object),
             features=FeatureCache(feature_bytes),
         )
 

@@ -171,6 +171,7 @@ class RolloutCollector:
             self._following(group),
         )
         buffer.observations.put((step, group), seen)
+        buffer.episodes[step, group] = [self.running[env] for env in group]
         buffer.actions[step, group] = said.actions
         buffer.log_probs[step, group] = said.log_probs
         buffer.values[step, group] = said.values

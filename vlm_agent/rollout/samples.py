@@ -34,7 +34,7 @@ class Samples:
         autocast: Callable[[], AbstractContextManager],
         chosen: np.ndarray | None = None,
     ) -> None:
-        self.actor = actor
+        self.actor, self.rollout = actor, rollout
         self.policy: VLMPolicy = actor.policy
         self.observations = rollout.observations.flatten()
         self.features = rollout.features
