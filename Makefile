@@ -32,7 +32,7 @@ starter: install system  ## make a policy that comes with the package again; NAM
 	$(BIN)/accelerate launch --quiet $(LAUNCH_0) -m vlm_agent.sft --config recipes/$(NAME).yaml $(ARGS)
 	rm -rf $(SHIPPED) && cp -r checkpoints/$(NAME)_final $(SHIPPED)
 	rm $(SHIPPED)/trainer_state.json
-	$(BIN)/python -c "from pathlib import Path; from vlm_agent.common.whole import write_manifest; write_manifest(Path('$(SHIPPED)'))"
+	$(BIN)/vlm-agent seal $(SHIPPED)
 
 results: install system  ## from nothing to the README's results, stage by stage (hours; goes on where it was)
 	$(BIN)/vlm-agent results $(ARGS)

@@ -81,7 +81,7 @@ BAD = {
         "exactly once, .*found 2",
     ),
     "broken at a later step": ("{{ image }}{{ 1 / (step - 3) }}", "cannot be rendered: division"),
-    "changed list": ("{{ image }}{{ actions.append('x') }}", "cannot be rendered.*unsafe"),
+    "changed list": ("{{ image }}{{ actions.append('x') }}", r"append\(\.\.\.\) is not to be had"),
     "unknown variable": ("{{ image }}{{ griper }}", "unknown variable 'griper'.*'gripper'"),
     "syntax": ("{{ image }}\n{{ task ", "line 2"),
     "special token": ("{{ image }}<|im_end|>", r"special token '<\|im_end\|>'"),
@@ -91,10 +91,29 @@ BAD = {
     "division": ("{{ image }}{{ 1 / 0 }}", "cannot be rendered: division"),
     "endless": ("{{ image }}{% for i in range(10 ** 9) %}x{% endfor %}", "cannot be rendered"),
     "large product": ("{{ image }}{{ 'x' * 99999 * 99999 }}", r"\* makes more than 100000"),
-    "large number": ("{{ image }}{{ 'x' | center(9999999) }}", "number 9999999 is above 100000"),
+    "large number": (
+        "{{ image }}{{ 'x' | center(9999999) }}",
+        "the filter 'center' is not to be had.*number 9999999 is above",
+    ),
     "large power": ("{{ image }}{{ 9 ** 9999 }}", r"\*\* with a number above 16"),
     "wide format": ("{{ image }}{{ '%99999999d' % 1 }}", "makes more than 100000"),
-    "long": ("{{ image }}{% for i in range(99999) %}xx{% endfor %}", "has 199999 characters"),
+    "long": ("{{ image }}{% for i in range(999) %}{{ 'x' * 999 }}{% endfor %}", "more than 100000"),
+    "long loop": (
+        "{{ image }}{% for i in range(99999) %}x{% endfor %}",
+        "a range of 99999 numbers",
+    ),
+    "three loops": (
+        "{{ image }}" + 3 * "{% for i in range(9) %}" + 3 * "{% endfor %}",
+        "loops lie in each other more than 2 deep",
+    ),
+    "a text's method": ("{{ image }}{{ 'x'.ljust(99999) }}", r"ljust\(\.\.\.\) is not to be had"),
+    "a format": ("{{ image }}{{ '{:9}'.format(1) }}", r"format\(\.\.\.\) is not to be had"),
+    "joins": ("{{ image }}{{ 'xx' | join('yy') | join('zz') }}", "join of what was joined"),
+    "a macro": (
+        "{{ image }}{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        r"f\(\.\.\.\) is not to be had",
+    ),
+    "a namespace": ("{{ image }}{% set n = namespace(x='a') %}", r"namespace\(\.\.\.\) is not"),
     "broken at a late step": ("{{ image }}{{ 1 / (step - 777) }}", "cannot be rendered: division"),
 }
 
@@ -108,8 +127,8 @@ def test_bad_templates_are_refused(case: str):
 
 def test_a_template_without_end_is_left(monkeypatch):
     monkeypatch.setattr(sandbox, "TRIED_FOR_S", 1.0)
-    loop = "{% for i in range(9999) %}"
-    source = "{{ image }}" + 3 * loop + 3 * "{% endfor %}"
+    loop = "{% for i in range(1000) %}"
+    source = "{{ image }}" + 2 * loop + 2 * "{% endfor %}"
     with pytest.raises(UserError, match="the template is not rendered within 1 s"):
         PromptTemplate(source, TASK)
     PromptTemplate("{{ image }} {{ '%02d' % step }} {{ 7 % 3 }} {{ 2 ** 3 }} {{ '-' * 9 }}", TASK)

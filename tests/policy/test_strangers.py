@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from vlm_agent import VLMPolicy
+from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.whole import write_manifest
 from vlm_agent.policy.backbone.loading import find_model_type
@@ -112,6 +114,34 @@ def test_a_strangers_model_runs_nothing(policy, tmp_path):
     with pytest.raises(UserError, match=r"config.json: auto_map names code"):
         find_model_type(str(folder))
     assert not (tmp_path / "canary").exists()
+
+
+def test_a_policy_in_the_hubs_cache_is_links(policy, tmp_path, monkeypatch):
+    """To the blobs of its repository; the cache itself may be a link."""
+    real = tmp_path / "disk"
+    snapshot = real / "models--a--b" / "snapshots" / "main"
+    (real / "models--a--b" / "blobs").mkdir(parents=True)
+    policy.save_pretrained(tmp_path / "policy")
+    snapshot.mkdir(parents=True)
+    for path in (tmp_path / "policy").iterdir():
+        shutil.copy(path, real / "models--a--b" / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    (tmp_path / "cache").symlink_to(real)
+    folder = tmp_path / "cache" / "models--a--b" / "snapshots" / "main"
+    assert VLMPolicy.from_pretrained(folder).words == policy.words
+
+
+def test_a_file_that_was_changed_by_hand_is_used_when_its_owner_says_so(policy, tmp_path):
+    folder = tmp_path / "policy"
+    policy.save_pretrained(folder)
+    prompt = folder / "prompt.jinja"
+    prompt.write_text("Look: " + prompt.read_text())
+    with pytest.raises(UserError, match=f"vlm-agent seal {folder}"):
+        VLMPolicy.from_pretrained(folder)
+    assert main(["seal", str(folder)]) == 0
+    assert VLMPolicy.from_pretrained(folder).encoder.template.source.startswith("Look: ")
+    (folder / "train.log").write_text("notes")  # nobody reads it
+    VLMPolicy.from_pretrained(folder)
 
 
 def test_files_that_nobody_opens_may_be_anything(policy, tmp_path):

@@ -108,11 +108,14 @@ def test_a_limit_of_hours_is_a_reason_to_end(recipe_for, tmp_path):
     assert (exit_code("SIGTERM"), exit_code("SIGINT")) == (143, 130)
 
 
-def test_a_second_signal_ends_at_once():
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_second_signal_ends_at_once(asked_before: bool):
+    """The same one, and not the first after another reason to end."""
+    ask = "stopping.ask('max_hours'); " if asked_before else ""
     script = (
         "import time; from vlm_agent.distributed.stopping import Stopping\n"
         "with Stopping() as stopping:\n"
-        "    print('listening', flush=True); time.sleep(60)"
+        f"    {ask}print('listening', flush=True); time.sleep(60)"
     )
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT)
     try:
@@ -120,6 +123,8 @@ def test_a_second_signal_ends_at_once():
         for _ in range(2):  # a launcher passes on what it has heard: this is one event
             run.send_signal(signal.SIGTERM)
         time.sleep(1.5)
+        run.send_signal(signal.SIGINT)  # a launcher that ends sends another
+        time.sleep(0.2)
         assert run.poll() is None
         run.send_signal(signal.SIGTERM)
         assert run.wait(5) == 143

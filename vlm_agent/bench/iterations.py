@@ -91,7 +91,7 @@ def measure_apart(
 
     Args:
         folder: Where they write.
-        recipe: Settings beside those of :data:`ITERATION`.
+        recipe: Settings beside those of :data:`ITERATION`; ``total_timesteps`` of one process.
         iterations: How many.
         cores: Those of each process.
         model_cores: Those of the model, if it has others.
@@ -101,7 +101,11 @@ def measure_apart(
     """
     file = folder.with_suffix(".json")
     settings = {
-        "recipe": {**recipe, "output_dir": str(folder)},
+        "recipe": {
+            **recipe,
+            "output_dir": str(folder),
+            "total_timesteps": recipe["total_timesteps"] * len(cores),
+        },
         "iterations": iterations,
         "cores": cores,
         "model_cores": model_cores,

@@ -16,7 +16,6 @@ from vlm_agent.cli.make import (
     add_generalisation,
     add_group_study,
     add_init,
-    add_merge,
     add_pretrained,
     add_quick_study,
     add_results,
@@ -24,6 +23,7 @@ from vlm_agent.cli.make import (
 )
 from vlm_agent.cli.measure import add_compare, add_eval
 from vlm_agent.cli.plan import add_plan
+from vlm_agent.cli.policies import add_merge, add_seal
 from vlm_agent.cli.suite import add_suite
 
 EPILOG = """
@@ -43,6 +43,7 @@ COMMANDS = (
     add_compare,
     add_suite,
     add_merge,
+    add_seal,
     add_prompt,
     add_show,
     add_bench,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +19,8 @@ from vlm_agent.common.errors import UserError
 MANIFEST = "manifest.json"
 """Size and SHA-256 of every file of a folder, by name; what is for people alone is not in it."""
 
-FOR_PEOPLE = ("README.md", ".gitattributes")
+COUNTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Endings of the files that are in it; what else lies there is for people."""
 
 RENAME_EXCHANGE = 2
 """The flag of Linux's ``renameat2`` with which two names change places in one step."""
@@ -58,12 +61,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _settle(partial)
         _replace(partial, folder)
         _settle(folder.parent)
-    except OSError as error:
+    except Exception as error:  # safetensors has errors of its own
         if former.exists() and not folder.exists():
             former.rename(folder)
         for left in (partial, former):
             remove(left, ignore_errors=True)
-        raise cannot_write(folder, error) from error
+        if isinstance(error, OSError) or "os error" in str(error):
+            raise cannot_write(folder, error) from error
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -83,15 +88,16 @@ def write_whole(path: Path, text: str) -> None:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: Exception) -> UserError:
     """One sentence with the place, and how much room there is."""
     place = path
     while not place.exists() and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
+    what = getattr(error, "strerror", None) or error
     return UserError(
-        f"cannot write {str(path)!r}: {error.strerror or error} ({free / 1e6:.0f} MB free in "
-        f"{str(place)!r}); what was written before is as it was"
+        f"cannot write {str(path)!r}: {what} ({free / 1e6:.0f} MB free in {str(place)!r}); what "
+        "was written before is as it was"
     )
 
 
@@ -113,29 +119,31 @@ def check_whole(folder: Path) -> None:
             path = folder / name
             if not path.is_file():
                 raise UserError(f"{str(folder)!r} is not whole: {name} is missing")
-            if path.stat().st_size != about["size"]:
+            size = path.stat().st_size
+            if size != about["size"] or _digest(path) != about:
                 raise UserError(
-                    f"{str(folder)!r} is not whole: {name} has {path.stat().st_size} bytes, and "
-                    f"{about['size']} were written"
+                    f"{str(folder)!r} is not whole: {name} is not what was written ({size} bytes, "
+                    f"{about['size']} then); if you have changed it: vlm-agent seal {folder}"
                 )
-            if _digest(path) != about:
-                raise UserError(f"{str(folder)!r} is not whole: {name} is not what was written")
     except FileNotFoundError:
         raise UserError(f"{str(folder)!r} is not whole: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{str(folder)!r} is not whole: {MANIFEST}: {error}") from None
+    except OSError as error:  # which may pass
+        raise UserError(f"cannot read {str(folder)!r}: {error}") from None
 
 
 def remove(path: Path, ignore_errors: bool = False) -> None:
     """Delete a file, a link or a folder, if it is there."""
     if path.is_symlink() or path.is_file():
-        path.unlink()
+        with contextlib.suppress(*([OSError] if ignore_errors else [])):
+            path.unlink()
     elif path.exists():
         shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def _counts(path: Path) -> bool:
-    return path.is_file() and path.name != MANIFEST and path.name not in FOR_PEOPLE
+    return path.is_file() and path.name != MANIFEST and path.suffix in COUNTED
 
 
 def _digest(path: Path) -> dict[str, Any]:
@@ -156,6 +164,9 @@ def _settle(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if path.is_file() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise  # else it is a folder of a file system that settles none
     finally:
         os.close(handle)
 
@@ -165,12 +176,12 @@ def _replace(partial: Path, folder: Path) -> None:
     if not folder.is_symlink() and not folder.exists():
         partial.rename(folder)
     elif _exchange(partial, folder):
-        remove(partial)
+        remove(partial, ignore_errors=True)  # somebody may be reading it
     else:  # a file system that cannot; for a moment the former one has another name
         former = _former(folder)
         folder.rename(former)
         partial.rename(folder)
-        remove(former)
+        remove(former, ignore_errors=True)
 
 
 def _former(folder: Path) -> Path:

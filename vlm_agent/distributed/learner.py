@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from vlm_agent.common.errors import Stopped
 from vlm_agent.distributed.guard import check_finite
 from vlm_agent.distributed.reductions import max_over_ranks, parts_of
 from vlm_agent.distributed.sharding import (
@@ -221,8 +220,8 @@ class Learner:
             adam.set(parameter, found[name])
 
     @contextmanager
-    def restored_when_stopped(self, limit: float) -> Iterator[bool]:
-        """Around an update: one that is left by :class:`Stopped` has changed nothing.
+    def restored_when_left(self, limit: float) -> Iterator[bool]:
+        """Around an update: one that is left in the middle has changed nothing.
 
         Args:
             limit: How many bytes weights and optimiser may take to be kept for that.
@@ -233,7 +232,7 @@ class Learner:
         kept = self._keep(limit)
         try:
             yield kept is not None
-        except Stopped:
+        except BaseException:
             if kept is not None:
                 self._restore(kept)
             raise

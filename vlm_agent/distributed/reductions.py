@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
-from vlm_agent.common.errors import Stopped
+from vlm_agent.common.errors import Stopped, UserError
 
 T = TypeVar("T")
 
@@ -31,6 +31,25 @@ def gather_unless_stopped(work: Callable[[], list[T]]) -> list[T]:
         if isinstance(one, Stopped):
             raise one
     return everyone
+
+
+def decided_by_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What the main process makes, in all: others might see a shared disk otherwise.
+
+    Raises:
+        UserError: It did there.
+    """
+    made: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            made = [work()]
+        except UserError as error:
+            made = [error]
+    broadcast_object_list(made)
+    if isinstance(made[0], UserError):
+        raise made[0]
+    result: T = made[0]
+    return result
 
 
 def concatenate_ranks(array: np.ndarray) -> np.ndarray:

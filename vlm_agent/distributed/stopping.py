@@ -14,7 +14,7 @@ from typing import Any
 from vlm_agent.common.errors import Stopped
 
 SAME_EVENT_S = 1.0
-"""Ctrl-C reaches a launcher and what it started, and the launcher passes it on: one event."""
+"""A launcher that has heard a signal passes it on to what has heard it, too: one event."""
 
 TIME_IS_UP = 75
 """The exit code of a run that ``max_hours`` ended: EX_TEMPFAIL, to be tried again."""
@@ -24,7 +24,7 @@ class Stopping(AbstractContextManager["Stopping"]):
     """Whether somebody wants a run to end: by a signal, or by the clock.
 
     As a context manager it listens to SIGTERM and SIGINT, in the main thread. The first one is
-    kept until the run comes to a place where it can write a checkpoint; another one ends the
+    kept until the run comes to a place where it can write a checkpoint; the same one again ends the
     process at once, and what was written before is as it was.
 
     Args:
@@ -33,7 +33,7 @@ class Stopping(AbstractContextManager["Stopping"]):
 
     def __init__(self, max_hours: float | None = None) -> None:
         self._reason: str | None = None
-        self._asked_at = 0.0
+        self._heard: dict[int, float] = {}  # and when first
         self._hours = max_hours
         self._ends_at = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._before: dict[int, Any] = {}
@@ -50,9 +50,11 @@ class Stopping(AbstractContextManager["Stopping"]):
         self._before.clear()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        first = self._heard.setdefault(number, now)
         if self._reason is None:
             self.ask(signal.Signals(number).name)
-        elif time.monotonic() - self._asked_at > SAME_EVENT_S:
+        if now - first > SAME_EVENT_S:
             os._exit(128 + number)  # workers end with this process
 
     @property
@@ -64,7 +66,7 @@ class Stopping(AbstractContextManager["Stopping"]):
 
     def ask(self, reason: str) -> None:
         """Have the run end: the name of a signal, or of a setting."""
-        self._reason, self._asked_at = reason, time.monotonic()
+        self._reason = reason
 
     def check(self) -> None:
         """Leave here, if the run is to end.

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 
-from vlm_agent.common.errors import TrainingError
+from vlm_agent.common.errors import Stopped, TrainingError
 from vlm_agent.distributed.reductions import rank_and_size
-from vlm_agent.distributed.stopping import Stopping
+from vlm_agent.distributed.stopping import Stopping, exit_code
 
 BEAT_S = 1.0
 """How often a process says that it is there, and looks at the others."""
@@ -67,7 +69,8 @@ class RankWatch(AbstractContextManager["RankWatch"]):
     Raises:
         TrainingError: On leaving, where the connection to another process broke, and nobody has
             said why.
-        SystemExit: On leaving with an error, where another process has shown the cause.
+        SystemExit: On leaving with an error, where another process has shown the cause; on leaving
+            by :class:`Stopped`, in all processes but the main one.
     """
 
     def __init__(self, timeout: float, stopping: Stopping) -> None:
@@ -85,7 +88,9 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         if self.ranks > 1:
             # A connection of its own: the main thread's is taken while that waits.
             store: Any = dist.distributed_c10d._get_default_store()
-            self._store = store.clone()
+            # Of this start alone: an agent that begins the processes again keeps its store.
+            (start,) = broadcast_object_list([uuid.uuid4().hex])
+            self._store = dist.distributed_c10d.PrefixStore(f"watch/{start}", store.clone())
             self._watched = threading.get_ident()
             threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
         return self
@@ -99,9 +104,11 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         self._leave.set()
         if self.ranks == 1:
             return
-        if error is None:
+        if error is None or isinstance(error, Stopped):  # which leaves all processes
             self._mine.has_finished = True
             self._say()
+            if error is not None and self.rank > 0:
+                raise SystemExit(exit_code(error.reason)) from error
             return
         _end_after(GRACE_S)  # interpreters that end may wait for other processes, too
         if not self._is_first():
@@ -111,6 +118,7 @@ class RankWatch(AbstractContextManager["RankWatch"]):
 
     def _watch(self) -> None:
         while not self._leave.wait(BEAT_S):
+            unanswered = _end_after(3 * LOST_AFTER_S)  # the store may not answer, without an error
             try:
                 self._say()
                 self._pass_on()
@@ -120,6 +128,7 @@ class RankWatch(AbstractContextManager["RankWatch"]):
             except RuntimeError:  # the store: who started the processes has ended
                 cause, is_over = "the place where its processes met is gone", True
                 is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+            unanswered.cancel()
             if is_over and not self._leave.is_set():
                 if is_first:
                     print(f"\nvlm-agent: the run stopped: {cause}", file=sys.stderr, flush=True)
@@ -147,7 +156,11 @@ class RankWatch(AbstractContextManager["RankWatch"]):
         """What is wrong with another process, if anything."""
         now = time.monotonic()
         for rank in range(self.ranks):
-            if rank == self.rank or not self._store.check([f"beat/{rank}"]):
+            if rank == self.rank:
+                continue
+            if not self._store.check([f"beat/{rank}"]):
+                if now - self._began > self.timeout:
+                    return f"{self._name(rank)} has not begun"
                 continue
             beat = Beat(**json.loads(self._store.get(f"beat/{rank}")))
             before, since = self._heard.get(rank, (None, now))
@@ -191,11 +204,12 @@ class RankWatch(AbstractContextManager["RankWatch"]):
             return True
 
 
-def _end_after(seconds: float) -> None:
+def _end_after(seconds: float) -> threading.Timer:
     """End this process then, whatever it waits for; its workers end with it."""
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _where(thread: int) -> str:

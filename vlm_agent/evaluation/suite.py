@@ -12,6 +12,7 @@ from typing import Any
 
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.seeding import Split as Episodes
+from vlm_agent.common.whole import MANIFEST
 from vlm_agent.evaluation.agents import ALIASES, EXPERT, RANDOM, load_agent, measure
 from vlm_agent.evaluation.splits import Split, Suite, seen_in_training
 from vlm_agent.policy.artifact import policy_folder
@@ -157,7 +158,7 @@ def policy_digest(policy: str) -> str | None:
         for path in policy_folder(policy).glob(f"*.{kind}")
     ]
     for file in sorted(files):
-        if file.name != STATE_FILE:
+        if file.name not in (STATE_FILE, MANIFEST):
             with file.open("rb") as content:
                 found.update(hashlib.file_digest(content, "blake2b").digest())
     return found.hexdigest()

@@ -7,7 +7,6 @@ from vlm_agent.imitation.checks import check_warm_start
 from vlm_agent.imitation.trainer import ImitationTrainer
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, resumed_policy, start_policy
-from vlm_agent.runs.folders import settled
 from vlm_agent.world.env import ExpertEnv
 
 FIXED = ("dagger_words", "num_demo_episodes", "demo_noise")
@@ -22,12 +21,12 @@ def run_imitation(recipe: Recipe) -> None:
             it; or the demonstrations are missing.
         TrainingError: The run cannot go on.
     """
-    recipe = settled(recipe)
     check_warm_start(recipe)
     check_demonstrations(recipe)  # before an earlier run is overwritten for nothing
     run = Run(recipe)
-    folder = run.folders.resume_folder(recipe)
-    with recipe.make_pool(ExpertEnv) as pool, run.watch():
+    recipe = run.recipe
+    with run.watch(), recipe.make_pool(ExpertEnv) as pool:
+        folder = run.resume_folder()
         policy = resumed_policy(folder, recipe, FIXED) if folder else start_policy(recipe)
         pool.wait_until_ready()
         trainer = ImitationTrainer(policy, pool, recipe, run=run)

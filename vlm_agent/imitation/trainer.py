@@ -105,8 +105,7 @@ class ImitationTrainer(Trainer):
         if demonstrations is None:
             demonstrations = read_demonstrations(self.recipe)
         known = Moments(demonstrations[rank::ranks])
-        self.run.begin()
-        with deterministic(self.accelerator.device):
+        with self.run.owned(), deterministic(self.accelerator.device):
             self.callbacks("on_train_begin", self)
             for stage in range(self.config.dagger_rounds + 1):
                 if self.should_stop:

@@ -21,7 +21,7 @@ from vlm_agent.common.errors import UserError, nearest
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.common.versions import KEY, VERSION, version_of
-from vlm_agent.common.whole import MANIFEST, check_whole, write_manifest
+from vlm_agent.common.whole import check_whole, write_manifest
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.loading import (
     Backbone,
@@ -126,7 +126,6 @@ def read_policy(cls: type[Policy], folder: Path, template: PromptTemplate | None
     Raises:
         UserError: The policy is broken, or was written by a later version.
     """
-    check_harmless(folder)
     check_saved(folder)
     try:
         return _read(cls, folder, template)
@@ -145,9 +144,11 @@ def check_saved(folder: Path) -> None:
     try:
         about = json.loads((folder / POLICY_FILE).read_text())
         version = version_of(about, f"the policy in {str(folder)!r}")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (FileNotFoundError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{str(folder)!r} is not whole: {POLICY_FILE}: {error}") from None
-    if version >= 3 or (folder / MANIFEST).exists():
+    except OSError as error:
+        raise UserError(f"cannot read {str(folder)!r}: {error}") from None
+    if version >= 3:
         check_whole(folder)
 
 
@@ -279,6 +280,7 @@ def policy_folder(name: str | Path, **options: Any) -> Path:
         known = nearest(str(name), [path.name for path in all_shipped.iterdir()], limit=1)
         hint = "".join(f"; did you mean {other!r}, which ships?" for other in known)
         raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE}){hint}")
+    check_harmless(folder)
     return folder
 
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.constants import HF_HUB_CACHE
-
 from vlm_agent.common.errors import UserError
 
 KINDS = {
@@ -41,8 +39,12 @@ ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_at
 DEEPEST = 32
 
 
-def check_harmless(folder: Path) -> None:
+def check_harmless(folder: Path, is_own: bool = False) -> None:
     """Refuse a folder with anything that is not a plain file of a known kind, or that names code.
+
+    Args:
+        folder: The folder.
+        is_own: Whether the user has named it as a model: its links may lead anywhere then.
 
     Raises:
         UserError: Naming the file, and what is wrong with it.
@@ -53,7 +55,7 @@ def check_harmless(folder: Path) -> None:
         name = f"{str(folder)!r}: {path.name}"
         kind = path.lstat().st_mode
         if stat.S_ISLNK(kind):
-            if not _is_of_the_cache(path):
+            if not (is_own or _is_of_the_cache(path)):
                 raise UserError(f"{name} is a link to something elsewhere; copy what it links to")
             kind = path.stat().st_mode
         if not stat.S_ISREG(kind):
@@ -66,8 +68,8 @@ def check_harmless(folder: Path) -> None:
 
 def _is_of_the_cache(path: Path) -> bool:
     """Whether a link is one by which the hub's cache keeps each file once."""
-    cache = Path(HF_HUB_CACHE).resolve()
-    return path.absolute().is_relative_to(cache) and path.resolve().is_relative_to(cache)
+    snapshot = path.parent.resolve()  # models--USER--NAME/snapshots/REVISION
+    return path.resolve().is_relative_to(snapshot.parents[1] / "blobs")
 
 
 def _check_json(name: str, path: Path) -> None:
@@ -82,6 +84,8 @@ def _check_json(name: str, path: Path) -> None:
             raise UserError(f"{name}: {key} names code to be run, which is never done")
         if key == "megatron_core" and value not in (None, "megatron.core"):
             raise UserError(f"{name}: {key} names code to be run, which is never done")
+        if path.name == "adapter_config.json" and key == "peft_type" and value != "LORA":
+            raise UserError(f"{name}: {key}: {value!r}, and adapters are 'LORA'")
         is_attention = key in ("attn_implementation", "_attn_implementation")
         if is_attention and value is not None and value not in ATTENTION:
             raise UserError(f"{name}: {key}: {value!r} names code; known: {ATTENTION}")

@@ -6,7 +6,6 @@ from vlm_agent.demonstrations.reading import check_demonstrations
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, resumed_policy, start_policy
-from vlm_agent.runs.folders import settled
 
 
 def run_training(recipe: Recipe) -> None:
@@ -17,12 +16,12 @@ def run_training(recipe: Recipe) -> None:
             it.
         TrainingError: The run cannot go on.
     """
-    recipe = settled(recipe)
     if recipe.curriculum.curriculum != "none":
         check_demonstrations(recipe)
     run = Run(recipe)
-    folder = run.folders.resume_folder(recipe)
-    with recipe.make_pool() as pool, run.watch():
+    recipe = run.recipe
+    with run.watch(), recipe.make_pool() as pool:
+        folder = run.resume_folder()
         policy = resumed_policy(folder, recipe) if folder else start_policy(recipe)
         pool.wait_until_ready()
         trainer = PPOTrainer(policy, pool, recipe, run=run)

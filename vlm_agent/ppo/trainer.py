@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -112,12 +113,12 @@ class PPOTrainer(Trainer):
         )
         self.ahead: RolloutAhead[Collected] | None = None
         if recipe.rollout.async_rollout:
-            self.ahead = RolloutAhead(self.actor_critic, self.collector, self._rollout)
+            ahead = self.actor_critic, self.collector, self.run.stopping
+            self.ahead = RolloutAhead(*ahead, collect=self._rollout)
         self.is_tied_by_default = reference is None
         reference = reference or make_reference(policy, recipe, is_start=True)
         self.improve = PPOUpdate(recipe, self.learner, reference)
-        self.updates = 0
-        self._waited_s = self._collect_s = 0.0
+        self.updates, self._waited_s, self._collect_s = 0, 0.0, 0.0
         self._standing: Standing | None = None  # before the rollout that is learnt from
         self.scale_learning_rates(1.0)
         told = [LearningRateSchedule(), *source.callbacks(), *callbacks]
@@ -137,8 +138,8 @@ class PPOTrainer(Trainer):
         """
         self.total_timesteps = total_timesteps or self.total_timesteps
         self.should_stop = False
-        self.run.begin()
-        with deterministic(self.accelerator.device), self.saving_when_stopped():
+        device, ahead = self.accelerator.device, self.ahead or nullcontext()
+        with self.run.owned(), deterministic(device), ahead, self.saving_when_stopped():
             self.callbacks("on_train_begin", self)
             while self.timesteps < self.total_timesteps and not self.should_stop:
                 self.metrics = {}
@@ -175,8 +176,7 @@ class PPOTrainer(Trainer):
             "rollout_s": collected.seconds,
             **collected.shares,
         }
-        if any(lost):
-            self.metrics["lost_episodes"] = sum(lost)
+        self.metrics |= {"lost_episodes": sum(lost)} if any(lost) else {}
         return rollout, episodes
 
     def _collect(self) -> list[tuple[list[Episode], int, int]]:
@@ -212,7 +212,7 @@ class PPOTrainer(Trainer):
         return Standing(self.timesteps, self.new_timesteps, stands, behaviour)
 
     def _tell_of_step(self) -> None:
-        self.run.stopping.check()
+        (self.ahead or self.run.stopping).check()
         if isinstance(self.collector, EpisodeCollector):
             self.words_per_step = self.collector.speaking * self.accelerator.num_processes
         self.callbacks("on_step", self)
@@ -221,8 +221,9 @@ class PPOTrainer(Trainer):
         """Improve the policy on a rollout; what is logged of it, which goes to ``metrics`` too."""
         began = time.perf_counter()
         limit = 0 if self.ahead or not self._standing else KEPT_BYTES
-        with self.learner.restored_when_stopped(limit) as is_kept:
+        with self.learner.restored_when_left(limit) as is_kept:
             leave = self.run.stopping.check if is_kept else lambda: None
+            self._standing = self._standing if is_kept else None
             measured = self.improve(rollout, self.updates, self.learning_rates[1], leave)
         self._standing = None
         self.updates += 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.whole import write_whole
 from vlm_agent.distributed.launch import check_accelerator, check_device, start_accelerator
+from vlm_agent.distributed.reductions import decided_by_main
 from vlm_agent.distributed.stopping import Stopping
 from vlm_agent.distributed.watch import RankWatch
 from vlm_agent.policy.artifact import saved_recipe
@@ -27,7 +30,7 @@ from vlm_agent.report.examples import save_examples
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
 from vlm_agent.runs.compatibility import check_same_policy, check_same_run
-from vlm_agent.runs.folders import RunFolders
+from vlm_agent.runs.folders import RunFolders, settled
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import check_trusted, foreign_modules
@@ -69,6 +72,7 @@ class Run:
         check_accelerator(accelerator)
         check_device(accelerator, recipe.model.model_name_or_path)
         self.accelerator = accelerator
+        self.recipe = recipe = decided_by_main(accelerator, lambda: settled(recipe))
         if accelerator.is_main_process:
             self.folders.check_free()  # before a large model is loaded for nothing
             self.folders.check_new(recipe)
@@ -83,6 +87,8 @@ class Run:
             UserError: Another run of the name began meanwhile; or this one is to be resumed, and
                 nobody has done that.
         """
+        if self.accelerator.is_main_process:
+            self.folders.check_free(hold_it=True)
         if self._is_begun:
             return
         if self.recipe.run.resume_from is not None and not self.is_resumed:
@@ -93,12 +99,34 @@ class Run:
         self._is_begun = True
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.folders.check_free(hold_it=True)
             if self.folders.recipe.is_file():  # another run of the name may have begun since
                 self.folders.check_new(self.recipe)
             self.folders.prepare(self.recipe)
         self.accelerator.wait_for_everyone()
         start_trackers(self.accelerator, self.recipe, self.folders.run)
+
+    def resume_folder(self) -> Path | None:
+        """The checkpoint to go on from, if there is to be one; the same in all processes.
+
+        Raises:
+            UserError: There is none, or it is damaged.
+        """
+        find = functools.partial(self.folders.resume_folder, self.recipe)
+        return decided_by_main(self.accelerator, find)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Begun, and nobody else's until this is left.
+
+        Raises:
+            UserError: As for :meth:`begin`.
+        """
+        self.begin()
+        try:
+            yield
+        finally:
+            if self.accelerator.is_main_process:
+                self.folders.release()
 
     def watch(self) -> RankWatch:
         """Around what a process does in this run: its processes end together."""

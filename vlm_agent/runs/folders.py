@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.common.locks import hold, is_free
+from vlm_agent.common.locks import hold, is_free, release
 from vlm_agent.common.whole import cannot_write, hidden, remove, write_whole
 from vlm_agent.policy.artifact import check_saved
 from vlm_agent.recipe.recipe import Recipe
@@ -34,6 +34,7 @@ class RunFolders:
         self.after = self.run / "after.json"
         self.recipe = self.run / "recipe.yaml"
         self.best = self.checkpoints / f"{self.name}_best"
+        self._lock = self.run.with_name(f".{self.name}.lock")  # outside: a run may be overwritten
         self.final = self.checkpoints / f"{self.name}_final"
 
     def evaluation(self, timesteps: int) -> Path:
@@ -89,12 +90,15 @@ class RunFolders:
         Raises:
             UserError: One is.
         """
-        lock = self.run.with_name(f".{self.name}.lock")  # outside: the run may be overwritten
         taken = f"run_name: another process is at the run {self.name!r} ({self.run}) now"
         if hold_it:
-            hold(lock, taken)
-        elif not is_free(lock):
+            hold(self._lock, taken)
+        elif not is_free(self._lock):
             raise UserError(taken)
+
+    def release(self) -> None:
+        """Let others at the run."""
+        release(self._lock)
 
     def check_new(self, recipe: Recipe) -> None:
         """Refuse to write over an earlier run.
@@ -157,6 +161,8 @@ class RunFolders:
             try:
                 self._check(path)
             except UserError as error:
+                if "is not whole" not in str(error):
+                    raise  # it may be whole, and nobody can tell now
                 passed_over.append(str(error).removeprefix("resume_from: "))
                 continue
             for problem in passed_over:
@@ -193,7 +199,7 @@ def settled(recipe: Recipe) -> Recipe:
     run = dataclasses.replace(
         recipe.run,
         resume_from="latest" if folders.steps() else None,
-        overwrite=recipe.run.overwrite or not folders.final.exists(),
+        overwrite=recipe.run.overwrite or not (folders.final.exists() or folders.summary.exists()),
     )
     return dataclasses.replace(recipe, run=run)
 

@@ -141,7 +141,7 @@ def _from_pretrained(load: Callable[..., Any], name: str, revision: str, **optio
     if is_path and not (path / "config.json").is_file():
         raise UserError(f"model_name_or_path: no model in the folder {name!r} (no config.json)")
     if is_path:
-        check_harmless(path)
+        check_harmless(path, is_own=True)
     try:
         return load(
             str(path) if is_path else name,

@@ -17,10 +17,11 @@ from vlm_agent.common.errors import UserError, read_text, unknown_name
 from vlm_agent.policy.inputs.sandbox import (
     LONGEST,
     TimeIsUpError,
-    compiled,
     environment,
     large_numbers,
     limited_time,
+    rendered,
+    unusual_parts,
 )
 from vlm_agent.world.actions import DEFAULT_WORDS, ActionVocabulary
 from vlm_agent.world.facts import INSTRUCTION, Fact, all_facts, is_word_said
@@ -158,15 +159,12 @@ class PromptTemplate:
         if INSTRUCTION in values:
             values["task"] = values[INSTRUCTION]
         try:
-            text = compiled(self.source).render(values).strip()
+            return rendered(self.source, values)
         except TimeIsUpError:
             raise
         except Exception as error:  # whatever a template's own code may raise
             shown = ", ".join(f"{fact.name}: {value}" for fact, value in told.items())
             raise UserError(f"the template cannot be rendered: {error} ({shown})") from None
-        if len(text) > LONGEST:
-            raise UserError(f"a prompt has {len(text)} characters, and at most {LONGEST} are read")
-        return text
 
     def _problems(self) -> list[str]:
         try:
@@ -181,6 +179,7 @@ class PromptTemplate:
             problems.append(
                 f"{{{{ image }}}} must stand exactly once, outside of conditions and loops; {found}"
             )
+        problems += unusual_parts(tree)
         problems += [f"the number {number} is above {LONGEST}" for number in large_numbers(tree)]
         texts = {"the template": self.source, "task": self.task, "robot": self.robot}
         texts |= {f"the action word {word!r}": word for word in self.words}

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,10 +50,19 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+def _short_range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    if len(numbers) > LONGEST_LOOP:
+        raise UserError(f"a range of {len(numbers)} numbers; there may be {LONGEST_LOOP}")
+    return numbers
+
+
 @functools.cache
 def environment() -> jinja2.sandbox.SandboxedEnvironment:
     """The one in which all templates are read."""
-    return _Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = _Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals["range"] = _short_range
+    return made
 
 
 @functools.lru_cache(maxsize=32)
@@ -62,12 +71,73 @@ def compiled(source: str) -> jinja2.Template:
     return environment().from_string(source)
 
 
-def large_numbers(tree: jinja2.nodes.Node) -> list[int]:
+METHODS = ("upper", "lower", "title", "capitalize", "strip", "startswith", "endswith", "index")
+"""Of texts and lists, those that make nothing longer."""
+
+FILTERS = (
+    *METHODS, "join", "length", "count", "first", "last", "int", "float", "round", "abs", "trim",
+    "default", "list", "sort", "reverse", "string", "unique",
+)  # fmt: skip
+
+MOST_LOOPS = 2
+"""Within each other, each of at most :data:`LONGEST_LOOP`."""
+
+LONGEST_LOOP = 1000
+
+
+def rendered(source: str, values: Mapping[str, Any]) -> str:
+    """A template's text, left when it becomes too long.
+
+    Raises:
+        UserError: It does.
+    """
+    pieces, length = [], 0
+    for piece in compiled(source).generate(values):
+        length += len(piece)
+        if length > LONGEST:
+            raise UserError(f"a prompt has more than {LONGEST} characters")
+        pieces.append(piece)
+    return "".join(pieces).strip()
+
+
+def unusual_parts(tree: jinja2.nodes.Node) -> list[str]:
+    """What no prompt needs, and what would make it long, or take long, in an episode's middle."""
+    found = []
+    for call in tree.find_all(jinja2.nodes.Call):
+        node = call.node
+        if isinstance(node, jinja2.nodes.Getattr) and node.attr in METHODS:
+            continue
+        if not (isinstance(node, jinja2.nodes.Name) and node.name in ("range", "loop")):
+            name = getattr(node, "attr", getattr(node, "name", "?"))
+            found.append(f"{name}(...) is not to be had; there are {', '.join(METHODS)}")
+    found += [
+        f"the filter {node.name!r} is not to be had; there are {', '.join(FILTERS)}"
+        for node in tree.find_all(jinja2.nodes.Filter)
+        if node.name not in FILTERS
+    ]
+    joins = [node for node in tree.find_all(jinja2.nodes.Filter) if node.name == "join"]
+    if any(
+        inner is not node and inner.name == "join"
+        for node in joins
+        for inner in node.find_all(jinja2.nodes.Filter)
+    ):
+        found.append("join of what was joined")
+    if _loops(tree) > MOST_LOOPS:
+        found.append(f"loops lie in each other more than {MOST_LOOPS} deep")
+    return found
+
+
+def _loops(node: jinja2.nodes.Node) -> int:
+    inner = max((_loops(child) for child in node.iter_child_nodes()), default=0)
+    return inner + isinstance(node, jinja2.nodes.For)
+
+
+def large_numbers(tree: jinja2.nodes.Node) -> list[float]:
     """Numbers in a template that no prompt needs; filters would make a text of that size."""
     return [
         node.value
         for node in tree.find_all(jinja2.nodes.Const)
-        if isinstance(node.value, int) and abs(node.value) > LONGEST
+        if isinstance(node.value, int | float) and abs(node.value) > LONGEST
     ]
 
 

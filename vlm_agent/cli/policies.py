@@ -1,0 +1,64 @@
+"""``vlm-agent merge`` and ``seal``: what changes a saved policy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vlm_agent.common.errors import UserError
+
+
+def add_merge(commands: Any) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="add a LoRA policy's adapter to its backbone, for deployment",
+        description="Write a policy without adapters that scores as the LoRA policy does, up to "
+        "the rounding of its dtype. Of a 4-bit or 8-bit policy, the backbone is taken as it was "
+        "before quantisation.",
+    )
+    parser.add_argument("--policy", required=True, metavar="FOLDER", help="a LoRA policy's folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    parser.set_defaults(run=_merge, takes_recipe=False)
+
+
+def _merge(arguments: argparse.Namespace, _: list[str]) -> int:
+    output = arguments.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: is there already; name a new folder")
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.policy.artifact import policy_folder
+    from vlm_agent.policy.building import merge_adapter
+
+    folder = policy_folder(arguments.policy)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error}") from None
+    disable_progress_bar()  # of loading weights
+    merge_adapter(folder).save_pretrained(output)
+    print(f"wrote {output}")
+    return 0
+
+
+def add_seal(commands: Any) -> None:
+    parser = commands.add_parser(
+        "seal",
+        help="have a policy be used as it is, after you changed a file of it",
+        description="Write the manifest of a policy's folder again: what lies there is then what "
+        "is expected there. Do so after you edited its prompt.jinja, say.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the policy")
+    parser.set_defaults(run=_seal, takes_recipe=False)
+
+
+def _seal(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.common.whole import MANIFEST, write_manifest
+    from vlm_agent.policy.artifact import policy_folder
+
+    folder = policy_folder(arguments.folder)
+    write_manifest(folder)
+    print(f"wrote {folder / MANIFEST}")
+    return 0
