@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable
 
 from vlm_agent.common.errors import Stopped, TrainingError, UserError
 from vlm_agent.distributed.stopping import exit_code
+
+OTHERS_SAY_S = 3.0
+"""What is wrong with a recipe or a folder, all processes of a run find: the first one says it, and
+its launcher ends the others, unless only they have found it."""
 
 
 def run_command(main: Callable[[], int | None]) -> int:
@@ -19,6 +25,8 @@ def run_command(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
+        if int(os.environ.get("RANK", "0")) > 0:
+            time.sleep(OTHERS_SAY_S)
         print(f"vlm-agent: error: {error}", file=sys.stderr)
         return 2
     except TrainingError as error:

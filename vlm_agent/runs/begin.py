@@ -73,12 +73,16 @@ class Run:
         check_device(accelerator, recipe.model.model_name_or_path)
         self.accelerator = accelerator
         self.recipe = recipe = decided_by_main(accelerator, lambda: settled(recipe))
-        if accelerator.is_main_process:
-            self.folders.check_free()  # before a large model is loaded for nothing
-            self.folders.check_new(recipe)
-        else:  # what is to be said of the policy is the same in every process
+        decided_by_main(accelerator, self._check_folders)  # before a model is loaded for nothing
+        if (
+            not accelerator.is_main_process
+        ):  # what is to be said of the policy is the same in every process
             logging.getLogger("vlm_agent.policy").setLevel(logging.ERROR)
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
+
+    def _check_folders(self) -> None:
+        self.folders.check_free()
+        self.folders.check_new(self.recipe)
 
     def begin(self) -> None:
         """Prepare the folder, in place of an earlier run's, and start the trackers; once.
