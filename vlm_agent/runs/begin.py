@@ -74,9 +74,7 @@ class Run:
         self.accelerator = accelerator
         self.recipe = recipe = decided_by_main(accelerator, lambda: settled(recipe))
         decided_by_main(accelerator, self._check_folders)  # before a model is loaded for nothing
-        if (
-            not accelerator.is_main_process
-        ):  # what is to be said of the policy is the same in every process
+        if not accelerator.is_main_process:  # what all would say of the policy, one says
             logging.getLogger("vlm_agent.policy").setLevel(logging.ERROR)
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
 
