@@ -31,7 +31,6 @@ report_to: []
 @pytest.mark.parametrize(
     ("how", "rank", "cause"),
     [
-        ("dies", 1, "rank 1 of 2"),
         ("dies", 0, "rank 0 of 2"),  # at whose place they met
         ("freezes", 1, "has said nothing for 4 s"),
         ("hangs", 1, "failing_rank.py"),

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.policy.test_scoring import PHRASES
 from tests.policy.training import train_a_little
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.whole import write_manifest
 from vlm_agent.policy.building import build_policy, merge_adapter
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.decisions import act
@@ -190,6 +191,7 @@ def drop_one(weights: Path) -> str:
 def test_an_adapter_or_model_without_one_of_its_weights_is_refused(make_policy, policy, tmp_path):
     make_policy(use_peft=True).save_pretrained(tmp_path / "lora")
     name = drop_one(tmp_path / "lora" / "adapter_model.safetensors")
+    write_manifest(tmp_path / "lora")  # as a stranger's would be
     with pytest.raises(UserError, match=f"cannot load the policy in .* lacks {name}"):
         VLMPolicy.from_pretrained(tmp_path / "lora")
     policy.save_pretrained(tmp_path / "full")
@@ -225,7 +227,10 @@ def test_a_broken_folder_gets_a_sentence(policy, tmp_path, damage: str):
         about.write_text(
             about.read_text().replace('"value_head_width": 256', '"value_head_width": 8')
         )
-    with pytest.raises(UserError, match="cannot load the policy in"):
+    with pytest.raises(UserError, match="is not whole|is no JSON|cannot load the policy in"):
+        VLMPolicy.from_pretrained(tmp_path)
+    write_manifest(tmp_path)  # a stranger's folder is in order, and broken all the same
+    with pytest.raises(UserError, match="cannot load the policy in|is no JSON"):
         VLMPolicy.from_pretrained(tmp_path)
 
 
@@ -249,6 +254,7 @@ def test_nothing_is_unpickled(make_policy, tmp_path, use_peft):
     (folder / pickled).write_bytes(pickle.dumps(Evil(trace)))
     VLMPolicy.from_pretrained(folder)
     (folder / f"{stem}.safetensors").unlink()
+    write_manifest(folder)
     with pytest.raises(UserError, match="cannot load the policy in .*safetensors"):
         VLMPolicy.from_pretrained(folder)
     config = ModelConfig(model_name_or_path=str(folder))

@@ -125,7 +125,7 @@ def test_a_save_that_is_stopped_anywhere_leaves_the_former_or_the_new_one(
     error = Killed() if kind == "killed" else OSError(errno.ENOSPC, "No space left on device")
     fault = Fault(monkeypatch, error)
     stopped = 0
-    for number in range(1, 400):
+    for number in range(1, 400, 3):
         fault.left = number
         try:
             save_checkpoint(folder, policy, {"timesteps": number})
@@ -143,7 +143,7 @@ def test_a_save_that_is_stopped_anywhere_leaves_the_former_or_the_new_one(
         if kind == "disk full":
             assert folder.exists()
             assert [path.name for path in folder.parent.glob("[!.]*")] == ["run_best"]
-    assert stopped > 20
+    assert stopped > 10
     check_whole(folder)
     assert VLMPolicy.from_pretrained(folder).words == policy.words
     assert [path.name for path in folder.parent.iterdir()] == ["run_best"]

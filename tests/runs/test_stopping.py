@@ -75,7 +75,7 @@ def test_wherever_it_is_left_it_ends_where_it_would_have(recipe_for, tmp_path, a
     straight = trainer_for(whole)
     straight.train()
     asked = 0
-    for number in (3, 9, 14, 25, 40, 52, 63):
+    for number in (3, 14, 40, 63):
         folder = str(tmp_path / str(number))
         asks = Asks(number)
         recipe = recipe_for(output_dir=folder, **settings)
@@ -96,7 +96,7 @@ def test_wherever_it_is_left_it_ends_where_it_would_have(recipe_for, tmp_path, a
         assert without_times(metrics_of(again)) == without_times(metrics_of(whole)), number
         rates = [[e | {"policy": ""} for e in t.evaluations] for t in (trainer, straight)]
         assert rates[0] == rates[1], number
-    assert asked >= 5
+    assert asked >= 3
 
 
 def test_a_limit_of_hours_is_a_reason_to_end(recipe_for, tmp_path):
