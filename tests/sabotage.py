@@ -52,9 +52,9 @@ SABOTAGES = (
     Sabotage(
         "swallow a worker's death",
         "vlm_agent/world/pool/supervisor.py",
-        "            if self.restarts[index] >= self._max_restarts:\n",
-        "            if False:\n",
-        "tests/world/test_pool.py",
+        "            logger.warning(text, index, str(failure), times, what, len(standing))\n",
+        "",
+        "tests/world/test_pool.py -k killed_worker",
     ),
     Sabotage(
         "look at the gradient after the step",
@@ -75,7 +75,7 @@ SABOTAGES = (
         "vlm_agent/world/pool/supervisor.py",
         "                if standing and self.replays:\n",
         "                if False:\n",
-        "tests/world/test_pool.py",
+        "tests/world/test_pool.py -k killed_worker",
     ),
     Sabotage(
         "prune before writing",
@@ -144,7 +144,7 @@ def is_noticed(sabotage: Sabotage, copy: Path) -> bool:
         raise SystemExit(f"{sabotage.name}: its text is not in {sabotage.file} once")
     path.write_text(source.replace(sabotage.before, sabotage.after))
     command = [sys.executable, "-m", "pytest", "-q", "-x", *sabotage.tests.split()]
-    done = subprocess.run(command, cwd=copy, capture_output=True, check=False)
+    done = subprocess.run(command, cwd=copy, capture_output=True, check=False, timeout=900)
     return done.returncode == 1  # 2 to 5: no test has run
 
 
