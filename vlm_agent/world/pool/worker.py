@@ -144,8 +144,7 @@ def run_worker(
         settings: The environments.
     """
     _watch_parent(with_thread)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle, and it ends this
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     faulthandler.enable(last_words.fileno())
     faulthandler.register(signal.SIGUSR1, last_words.fileno())
     # Mesa's software renderer starts a thread per core; here there is a worker per core.
