@@ -49,7 +49,7 @@ group: install system  ## GRPO against PPO on a sparse reward, 50,000 words each
 generalisation: install system  ## policies for scenes that change, stage by stage (a day; goes on where it was)
 	$(BIN)/vlm-agent generalisation $(ARGS)
 
-test: install system  ## all tests, about 8 minutes on two cores
+test: install system  ## all tests, about 15 minutes on two cores
 	$(BIN)/pytest -n 2 $(ARGS)
 
 check: install  ## style, types and the import contract
