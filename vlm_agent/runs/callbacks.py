@@ -115,17 +115,16 @@ class Evaluations(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Evaluate the start; of a run that goes on, what it was stopped before."""
-        is_due = not trainer.timesteps or trainer.is_due(trainer.recipe.evaluation.eval_freq)
-        if is_due and trainer.evaluations_lack(trainer.timesteps):
-            trainer.evaluate()
+        self._evaluate(trainer, is_due=not trainer.timesteps)
 
     def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Evaluate if it is time."""
-        if trainer.is_due(trainer.recipe.evaluation.eval_freq):
-            self._evaluate(trainer)
+        self._evaluate(trainer)
 
-    def _evaluate(self, trainer: Trainer) -> None:
-        if trainer.recipe.evaluation.num_eval_episodes > 0:
+    @staticmethod
+    def _evaluate(trainer: Trainer, is_due: bool = False) -> None:
+        is_due = is_due or trainer.is_due(trainer.recipe.evaluation.eval_freq)
+        if is_due and trainer.evaluations_lack(trainer.timesteps):
             trainer.evaluate()
 
 
