@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study sabotage group worlds generalisation test check install system format lock wheel bench plan gpu soak picture clean
+.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system format lock wheel bench plan gpu soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,8 +49,15 @@ group: install system  ## GRPO against PPO on a sparse reward, 50,000 words each
 generalisation: install system  ## policies for scenes that change, stage by stage (a day; goes on where it was)
 	$(BIN)/vlm-agent generalisation $(ARGS)
 
-test: install system  ## all tests, about 15 minutes on two cores
+test: install system  ## the tests; ARGS=--long: those that take minutes, too
 	$(BIN)/pytest -n 2 $(ARGS)
+
+faults: install system  ## make everything go wrong that can, the long way, and see what comes of it
+	$(BIN)/python -m tests.faults --json recipes/results/faults.json $(ARGS)
+
+audit: install  ## ask for known vulnerabilities of the pinned packages; says so where it cannot
+	@$(BIN)/pip install --quiet --disable-pip-version-check --target $(VENV)/audit pip-audit
+	@PYTHONPATH=$(VENV)/audit $(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off --strict
 
 check: install  ## style, types and the import contract
 	$(BIN)/ruff check .
@@ -76,6 +83,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	echo "installing into $(VENV) with $$($$found --version) (a few minutes)" && \
 	$$found -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
+	@if [ -n "$(HASHED)" ]; then \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock; \
+	fi
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 
@@ -89,9 +99,13 @@ format: install  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: install  ## write the installed versions into constraints.txt
+lock: install  ## write the installed versions into constraints.txt, and their files' hashes into requirements.lock
 	@{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --target $(VENV)/uv uv
+	@{ echo "# The files of constraints.txt, but torch's, which differ between machines. Made by: make lock"; \
+	  grep -v '^torch==' constraints.txt | $(VENV)/uv/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --no-emit-index-url - ; } > $(VENV)/requirements && mv $(VENV)/requirements requirements.lock
 
 wheel: install  ## build dist/vlm_agent-*.whl
 	rm -rf build  # what an earlier build left there would be in this one

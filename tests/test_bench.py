@@ -77,6 +77,7 @@ def test_update_writes_its_ratios():
     assert max(figures["max_score_diff"], figures["max_gradient_diff"]) < 1e-5
 
 
+@pytest.mark.long
 def test_a_plain_iteration_learns_what_ours_does(tmp_path):
     """Its ratios begin at 1: what it says in a rollout is what its update scores."""
     sizes = {"num_envs": 1, "rollout_steps": 8, "batch_size": 8}
@@ -85,6 +86,7 @@ def test_a_plain_iteration_learns_what_ours_does(tmp_path):
     assert figures["speedup"] > 0
 
 
+@pytest.mark.long
 def test_iterations_are_measured_in_a_process_of_their_own(tmp_path):
     cores = [[min(os.sched_getaffinity(0))]]
     recipe = {"num_envs": 1, "rollout_steps": 4, "batch_size": 4, "total_timesteps": 24}

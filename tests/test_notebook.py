@@ -55,6 +55,7 @@ def test_it_runs_in_one_process(example: str, tmp_path: Path, capsys):
     assert len((tmp_path / "runs/quick/metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.long
 def test_it_runs_in_two_processes(example: str, tmp_path: Path):
     script = tmp_path / "example.py"
     body = textwrap.indent(example, "    ")

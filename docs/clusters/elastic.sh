@@ -7,6 +7,8 @@ set -euo pipefail
 
 RECIPE=$1
 shift
+# Each start meets at a place of its own; else it may wait for the addresses of the one before.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun \
   --nnodes "${NODES:-1}" \
   --nproc_per_node "${PROCESSES_PER_NODE:-gpu}" \

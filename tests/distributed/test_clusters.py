@@ -12,6 +12,8 @@ from accelerate.commands.launch import launch_command_parser
 
 from tests.conftest import ROOT
 from tests.own_world import own_world
+from vlm_agent.common.errors import UserError
+from vlm_agent.distributed.launch import start_accelerator
 
 CLUSTERS = ROOT / "docs" / "clusters"
 
@@ -58,6 +60,7 @@ def commands(folder: Path, **scripts: str) -> dict[str, str]:
     return {**environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.long
 def test_a_slurm_job_of_two_nodes_is_one_run(tmp_path: Path):
     with own_world(tmp_path) as world:
         (tmp_path / "recipe.yaml").write_text(world.read_text() + RECIPE)
@@ -102,3 +105,12 @@ def test_a_task_of_skypilot_starts_its_part_of_the_run(rank: int, tmp_path: Path
     # What has to outlive the machines is written to the bucket.
     output = told.training_script_args[told.training_script_args.index("--output_dir") + 1]
     assert output in task["file_mounts"]
+
+
+def test_restarts_that_would_wait_for_those_of_before_are_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(UserError, match="export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        start_accelerator([], "")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert start_accelerator([], "").num_processes == 1

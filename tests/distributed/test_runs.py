@@ -62,8 +62,17 @@ def launcher(config: str) -> list[str]:
 
 def run(command: list[str], recipe: Path, folder: Path, *words: str) -> None:
     began = begin(command, recipe, folder, *words)
-    _, said = began.communicate(timeout=300)
+    said = said_at_the_end(began)
     assert began.returncode == 0, said[-6000:]
+
+
+def said_at_the_end(began: subprocess.Popen) -> str:
+    """What was written to stderr; of what does not end, too."""
+    try:
+        return began.communicate(timeout=300)[1]
+    except subprocess.TimeoutExpired:
+        began.terminate()
+        return f"not ended:\n{began.communicate(timeout=60)[1]}"
 
 
 def begin(command: list[str], recipe: Path, folder: Path, *words: str) -> subprocess.Popen:
@@ -125,11 +134,12 @@ def test_a_run_one_of_whose_processes_is_killed_is_that_of_one_that_is_left_alon
     script = ["bash", str(ROOT / "docs" / "clusters" / "elastic.sh")]
     agent = begin_apart([*script, str(recipe)], recipe, "--output_dir", str(folder))
     kill_after_the_first_checkpoint(agent, folder, only_one=True)
-    _, said = agent.communicate(timeout=300)
+    said = said_at_the_end(agent)
     assert agent.returncode == 0, said[-6000:]
     assert distance(folder, whole) == 0
 
 
+@pytest.mark.long
 def test_a_run_with_divided_weights_that_was_killed_is_gone_on_with(recipe: Path, whole: Path):
     undisturbed, folder = whole.parent / "zero3", whole.parent / "zero3_killed"
     launch("zero3", "vlm_agent.train", recipe, undisturbed)
@@ -166,6 +176,7 @@ def distance(one: Path, other: Path) -> float:
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
+@pytest.mark.long
 def test_a_warm_start_with_divided_weights_is_that_of_ddp(recipe: Path):
     recipe = recipe.with_name("imitation.yaml")
     learnt = []

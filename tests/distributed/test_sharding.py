@@ -13,7 +13,14 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "tests" / "distributed" / "sharded.py"
+LONG = "zero2"
 CONFIGS = {"ddp": "cpu_2proc", "zero2": "zero2", "zero3": "zero3", "fsdp2": "fsdp2"}
+EACH = [pytest.param(one, marks=[pytest.mark.long] * (one == LONG)) for one in CONFIGS]
+
+
+@pytest.fixture
+def shardings(request) -> list[str]:
+    return [one for one in CONFIGS if one != LONG or request.config.getoption("long")]
 
 
 def launch(sharding: str, folder: Path, *words: str) -> None:
@@ -72,39 +79,40 @@ def check_all_the_same(here: Path, one: Path) -> None:
     assert distance(here / "then.safetensors", here / "first.safetensors", "value_head") > 1e-4
 
 
-@pytest.mark.parametrize("sharding", CONFIGS)
+@pytest.mark.parametrize("sharding", EACH)
 def test_two_processes_learn_what_one_does(sharding: str, folder: Path):
     check_all_the_same(made(folder, sharding), made(folder, "one"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sharding", ["ddp", "zero3"])
 def test_so_they_do_with_adapters(sharding: str, folder: Path):
     check_all_the_same(made(folder, sharding, "lora"), made(folder, "one", "lora"))
 
 
-@pytest.mark.parametrize("sharding", CONFIGS)
+@pytest.mark.parametrize("sharding", EACH)
 def test_a_checkpoint_gives_the_same_again(sharding: str, folder: Path):
     here = made(folder, sharding)
     error = distance(here / "again.safetensors", here / "then.safetensors")
     assert error == 0 if sharding == "ddp" else error < 1e-6
 
 
-@pytest.mark.parametrize("sharding", CONFIGS)
+@pytest.mark.parametrize("sharding", EACH)
 def test_they_go_on_from_what_one_process_wrote(sharding: str, folder: Path):
     here, one = made(folder, sharding), made(folder, "one")
     check_the_same(here / "from_one_full.safetensors", one / "then.safetensors")
 
 
-def test_one_process_goes_on_from_what_each_of_them_wrote(folder: Path):
-    wrote = [made(folder, sharding) for sharding in CONFIGS]
+def test_one_process_goes_on_from_what_each_of_them_wrote(folder: Path, shardings: list[str]):
+    wrote = [made(folder, sharding) for sharding in shardings]
     launch("one", folder / "reader", "full", *map(str, wrote))
     for path in wrote:
         read = folder / "reader" / f"from_{path.name}.safetensors"
         check_the_same(read, path / "then.safetensors")
 
 
-def test_weights_are_divided(folder: Path):
-    for sharding in CONFIGS:
+def test_weights_are_divided(folder: Path, shardings: list[str]):
+    for sharding in shardings:
         files = [made(folder, sharding) / f"rank{rank}.json" for rank in (0, 1)]
         held = [json.loads(file.read_text())["held"] for file in files]
         if sharding in ("zero3", "fsdp2"):

@@ -32,9 +32,9 @@ report_to: []
     ("how", "rank", "cause"),
     [
         ("dies", 0, "rank 0 of 2"),  # at whose place they met
-        ("freezes", 1, "has said nothing for 4 s"),
+        pytest.param("freezes", 1, "has said nothing for 4 s", marks=pytest.mark.long),
         ("hangs", 1, "failing_rank.py"),
-        ("raises", 1, "this process has had enough"),
+        pytest.param("raises", 1, "this process has had enough", marks=pytest.mark.long),
     ],
 )
 def test_all_processes_end_with_one(how: str, rank: int, cause: str, tmp_path: Path):
@@ -42,7 +42,7 @@ def test_all_processes_end_with_one(how: str, rank: int, cause: str, tmp_path: P
     with own_world(tmp_path) as world:
         (tmp_path / "recipe.yaml").write_text(world.read_text() + RECIPE)
     marker, port = tmp_path / "failed", free_port()
-    patience = "15" if how == "hangs" else "300"
+    patience = "6" if how == "hangs" else "300"
     ranks = [start(tmp_path, number, port, patience, how, str(rank)) for number in (0, 1)]
     try:
         wait_for(lambda: marker.exists() or any(run.poll() is not None for run in ranks), 120)

@@ -166,7 +166,9 @@ class KilledAfter(Callback):
 LORA = {"use_peft": True, "lora_target_modules": ["q_proj"]}
 
 
-@pytest.mark.parametrize(("stages", "form"), [(1, {}), (2, LORA), (3, {})])
+@pytest.mark.parametrize(
+    ("stages", "form"), [(1, {}), (2, LORA), pytest.param(3, {}, marks=pytest.mark.long)]
+)
 def test_a_killed_warm_start_goes_on_as_if_nothing_had_happened(recipe_for, stages, form):
     settings = SETTINGS | {"dagger_rounds": 2, "rollout_groups": 1, **form}
     straight = imitation_for(recipe_for(**settings, run_name="straight"))
@@ -282,7 +284,15 @@ class KilledInside(Callback):
         trainer.imitate.step = counted
 
 
-@pytest.mark.parametrize(("batches", "form"), [(10, {}), (23, {}), (27, LORA), (39, {})])
+@pytest.mark.parametrize(
+    ("batches", "form"),
+    [
+        pytest.param(10, {}, marks=pytest.mark.long),
+        pytest.param(23, {}, marks=pytest.mark.long),
+        (27, LORA),
+        (39, {}),
+    ],
+)
 def test_a_warm_start_that_was_killed_in_a_pass_goes_on_inside_it(recipe_for, batches, form):
     """Its stages have 24, 16 and 24 batches, and there is a checkpoint after each three."""
     settings = SETTINGS | {"dagger_rounds": 2, "rollout_groups": 1, "save_freq": 48, **form}

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from vlm_agent.distributed.reductions import normalize_over_ranks
 from vlm_agent.ppo.advantages import (
     explained_variance,
     generalized_advantages,
@@ -93,7 +94,7 @@ def test_explained_variance():
     assert explained_variance(target + 5.0, target) == 1.0
     assert explained_variance(np.zeros(4), target) == 0.0
     assert explained_variance(-target, target) == pytest.approx(1 - 4.0)
-    assert explained_variance(target, np.ones(4)) == 0.0
+    assert np.isnan(explained_variance(target, np.ones(4)))
 
 
 def test_returns_are_known_up_to_the_last_end():
@@ -111,3 +112,23 @@ def test_returns_are_known_up_to_the_last_end():
     assert returns[0] == pytest.approx(0 + 0.5 * 1 + 0.25 * 2 + 0.125 * at_limit)
     assert returns[4] == pytest.approx(4 + 0.5 * 5 + 0.25 * 6 + 0.125 * 7)
     assert np.isnan(returns[8:]).all()
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize("ends", [False, True])
+def test_extreme_rollouts_have_finite_advantages(steps: int, ends: bool):
+    """Equal rewards, one word, all episodes ending at once; normalised as for an update."""
+    rewards = np.full((steps, 1), 1e4, np.float32)
+    values = np.full((steps, 1), -1e4, np.float32)
+    over = np.full((steps, 1), ends)
+    advantages, returns = generalized_advantages(
+        rewards, values, values, over, np.zeros_like(over), gamma=1.0, gae_lambda=1.0
+    )
+    future = 0.0 if ends else -1e4
+    for t in range(steps):
+        left = 1 if ends else steps - t
+        assert returns[t, 0] == pytest.approx(left * 1e4 + future, rel=1e-12)
+    normalized = normalize_over_ranks(advantages.reshape(-1))
+    assert np.isfinite(normalized).all()
+    if steps == 1 or ends:
+        assert (normalized == 0).all()

@@ -83,7 +83,12 @@ def test_a_critic_without_its_state_is_an_error(make_policy, make_observations, 
 
 
 @pytest.mark.parametrize(
-    "heads", [STATE_CRITIC, {"state_coef": 1.0}, {**STATE_CRITIC, "state_coef": 0.5}]
+    "heads",
+    [
+        pytest.param(STATE_CRITIC, marks=pytest.mark.long),
+        pytest.param({"state_coef": 1.0}, marks=pytest.mark.long),
+        {**STATE_CRITIC, "state_coef": 0.5},
+    ],
 )
 def test_a_resumed_run_keeps_its_critic_and_its_state_head(recipe_for, tmp_path, heads):
     settings = {**heads, "value_epochs": 2, "save_freq": 32}
@@ -103,7 +108,14 @@ def test_a_resumed_run_keeps_its_critic_and_its_state_head(recipe_for, tmp_path,
 
 
 @pytest.mark.parametrize("is_frozen", [False, True], ids=["seeing", "frozen"])
-@pytest.mark.parametrize("heads", [{}, STATE_CRITIC, {"detach_value": True}])
+@pytest.mark.parametrize(
+    "heads",
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        STATE_CRITIC,
+        pytest.param({"detach_value": True}, marks=pytest.mark.long),
+    ],
+)
 def test_the_hidden_state_comes_to_tell_the_state(recipe_for, heads, is_frozen):
     """Half the mean square of what it tells wrongly, and its gradient reaches the backbone."""
     recipe = recipe_for(

@@ -33,7 +33,14 @@ class Stop(Callback):
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"group_baseline": "leave_one_out", "group_std": False}], ids=["GRPO", "RLOO"]
+    "how",
+    [
+        {},
+        pytest.param(
+            {"group_baseline": "leave_one_out", "group_std": False}, marks=pytest.mark.long
+        ),
+    ],
+    ids=["GRPO", "RLOO"],
 )
 def test_groups_teach_which_word_belongs_to_which_colour(recipe_for, how):
     """Every member of a group sees the same colours; each word counts for its whole episode."""

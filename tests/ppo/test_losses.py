@@ -102,3 +102,31 @@ def test_the_approximate_kl_of_float32_is_never_negative():
         for chunk in log_ratio.split(1):
             kl = clipped_policy_loss(chunk, torch.zeros(1), torch.ones(1), 0.2).approx_kl
             assert kl >= 0
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_scores_have_finite_losses_and_gradients(rows: int, dtype: torch.dtype):
+    """Scores of +-1e4, a ratio of 1, and ones that no number can hold, against float64."""
+    scores = torch.tensor([[1e4, -1e4, 0.0]] * rows)[:, torch.randperm(3)].to(dtype)
+    scores = scores.float().requires_grad_()
+    action = torch.zeros(rows, dtype=torch.long)
+    said = scores.log_softmax(-1).gather(-1, action[:, None])[:, 0]
+    advantages = torch.tensor([1.0, -1.0, 0.0, 1e4, 3.0, -2.0])[:rows]
+    # Of the last two one was unlikely, and one likely, before.
+    moved = torch.tensor([0.0, 0.0, 0.0, 0.0, 2e4, -2e4])[:rows]
+    old = said.detach() - moved
+    result = clipped_policy_loss(said, old, advantages, 0.2)
+    result.loss.backward()
+    assert scores.grad.isfinite().all()
+    assert all(torch.isfinite(value) for value in result)
+    a = advantages.double().numpy()
+    with np.errstate(over="ignore"):
+        ratio = np.exp(moved.double().numpy())
+    clipped = np.clip(ratio, 0.8, 1.2)
+    expected = np.minimum(np.where(a == 0, 0, ratio * a), clipped * a)
+    assert result.loss.item() == pytest.approx(-expected.mean(), rel=1e-5)
+    far = torch.tensor([1e4, -1e4])
+    assert value_loss(far, far, -far, None).item() == pytest.approx(0.5 * 4e8, rel=1e-5)
+    worst = clipped_policy_loss(torch.tensor([0.0]), torch.tensor([-2e4]), -torch.ones(1), 0.2)
+    assert torch.isfinite(worst.loss) and worst.loss > 1e20

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from tests.short_runs import fresh_policy, metrics_of, rollout_of, trainer_for, without_times
 from tests.worlds import ColourPool, ScriptedPool
 from vlm_agent.common.errors import TrainingError
+from vlm_agent.distributed.guard import check_finite
 from vlm_agent.evaluation.evaluate import evaluate
 from vlm_agent.policy.kept import Kept, stack_rows
 from vlm_agent.ppo.advantages import generalized_advantages
@@ -473,3 +475,21 @@ def test_minibatches_are_a_fresh_partition_each_time(recipe_for):
         assert sorted(orders[-2]) == sorted(orders[-1])
     assert orders[0] != orders[1]
     assert orders[2] != orders[3]
+
+
+def test_an_overflow_in_fp16_is_the_scalers_until_that_can_do_no_more():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    accelerator = SimpleNamespace(scaler=scaler)
+    passed_over = 0
+    with pytest.raises(TrainingError, match="not finite .* in a step"):
+        while passed_over < 10:
+            weight.grad = torch.full((1,), math.inf)
+            check_finite(weight.grad.norm(), accelerator, "a step")
+            scaler.scale(torch.zeros(()))  # as a loss
+            scaler.step(optimizer)
+            scaler.update()
+            passed_over += 1
+    assert passed_over == 2  # 4, 2
+    assert weight.item() == 1.0

@@ -172,6 +172,7 @@ def test_the_time_is_accounted_for(speaker):
     assert set(shares) == {"physics_share", "rendering_share", "model_share", "waiting_share"}
 
 
+@pytest.mark.long
 def test_a_rollout_is_the_same_whichever_worker_is_killed(speaker):
     """Point by point, with a real robot: every array of the finished buffer."""
     config = EnvConfig(task="Lift", frame_size=56, horizon=5)

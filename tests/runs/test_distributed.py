@@ -36,7 +36,7 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=[pytest.param("full", marks=pytest.mark.long), "lora"])
 def reports(request, tmp_path_factory) -> tuple[dict, dict, Path]:
     folder = tmp_path_factory.mktemp("two_ranks")
     recipe = folder / "recipe.yaml"
@@ -53,6 +53,7 @@ def reports(request, tmp_path_factory) -> tuple[dict, dict, Path]:
     return first, second, folder
 
 
+@pytest.mark.long
 def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -72,6 +73,7 @@ def test_a_warm_start_ends_with_one_policy_in_both_ranks(tmp_path: Path):
     assert first["words_learnt"] == 2 * 8 * (2 * 2 + 3)
 
 
+@pytest.mark.long
 def test_ranks_whose_episodes_differ_in_length_learn_from_every_word_alike(tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

@@ -68,7 +68,7 @@ def weights_of(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.actor_critic.named_parameters()}
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_wherever_it_is_left_it_ends_where_it_would_have(recipe_for, tmp_path, ahead: int):
     settings = {**SETTINGS, "async_rollout": ahead}
     whole = recipe_for(output_dir=str(tmp_path / "whole"), **settings)
@@ -166,7 +166,10 @@ def wait_for_words(folder: Path) -> None:
     assert metrics.exists(), (folder / "said").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=LONG)])
 def test_a_signal_to_a_command(folder: Path, number: signal.Signals):
     run = start(folder, "-m", "vlm_agent.train")
     try:

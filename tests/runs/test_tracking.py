@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -11,13 +14,17 @@ import pytest
 import torch
 import wandb
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from tests.runs import wandb_hosts as hosts
-from tests.short_runs import metrics_of, trainer_for, without_times
+from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
+from tests.worlds import ColourPool, of
+from vlm_agent import Callback, PPOTrainer
 from vlm_agent.common.errors import UserError
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.folders import RunFolders
+from vlm_agent.runs.guarded_tracker import GuardedTracker
 from vlm_agent.runs.tracking import MetricsFile, flat, make_trackers, start_trackers
 
 KEY = "0123456789" * 4
@@ -345,3 +352,66 @@ def test_only_the_main_process_writes_metrics(tmp_path):
     MetricsFile(path).write({"timesteps": 8})
     other.keep_until(0)
     assert json.loads(path.read_text()) == {"timesteps": 8}
+
+
+class Awkward(GeneralTracker):
+    """Does as it is told, but for one method: that raises, or never comes back."""
+
+    name, requires_logging_directory, tracker = "awkward", False, None
+
+    def __init__(self, method: str, blocks: bool) -> None:
+        super().__init__()
+        self.told: list[str] = []
+        self.released = threading.Event()
+        for name in ("start", "store_init_configuration", "log", "finish"):
+            bad = self.block if blocks else self.fail
+            setattr(self, name, bad if name == method else self.note(name))
+
+    def note(self, name: str):
+        return lambda *_, **__: self.told.append(name)
+
+    def block(self, *_, **__) -> None:
+        self.released.wait(60)
+
+    def fail(self, *_, **__) -> None:
+        raise RuntimeError("the host is on fire\nand more")
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("method", ["start", "store_init_configuration", "log", "finish"])
+def test_a_tracker_that_raises_or_blocks_is_a_warning(method: str, blocks: bool, caplog):
+    own = Awkward(method, blocks)
+    guarded = GuardedTracker("awkward", lambda: own, seconds=0.4)
+    began = time.monotonic()
+    guarded.start()
+    guarded.store_init_configuration({"seed": 0})
+    for step in range(3):
+        guarded.log({"loss": 1.0}, step=step)
+    guarded.finish()
+    assert time.monotonic() - began < 3
+    problem = "it does not answer" if blocks else "RuntimeError: the host is on fire"
+    assert caplog.messages == [f"report_to: awkward is told no more of this run: {problem}"]
+    whole = ["start", "store_init_configuration", "log", "log", "log", "finish"]
+    assert own.told == whole[: whole.index(method)]
+    own.released.set()
+
+
+def test_a_run_goes_on_without_a_tracker_that_fails(recipe_for, caplog):
+    recipe = recipe_for()
+    accelerator = Accelerator(cpu=True, log_with=Awkward("log", blocks=False))
+    pool = of(ColourPool(recipe.rollout.num_envs), recipe)
+    trainer = PPOTrainer(fresh_policy(recipe), pool, recipe, accelerator=accelerator)
+    trainer.train()
+    accelerator.end_training()
+    assert len(metrics_of(recipe)) == 3
+    assert sum("awkward is told no more" in message for message in caplog.messages) == 1
+
+
+def test_metrics_that_cannot_be_written_end_the_run_with_a_sentence(recipe_for):
+    class Deletes(Callback):
+        def on_update_end(self, trainer: PPOTrainer, metrics: dict) -> None:
+            shutil.rmtree(trainer.folders.run)
+
+    recipe = recipe_for()
+    with pytest.raises(UserError, match=r"cannot write '.*metrics\.jsonl': No such file"):
+        trainer_for(recipe, None, Deletes()).train()

@@ -290,7 +290,9 @@ def test_a_word_moves_the_arm_as_far_as_was_drawn(changing, can_env):
     assert np.linalg.norm(said[0] - said[1]) > 1e-3
 
 
-@pytest.mark.parametrize("task", ["PickPlaceCan", "PickPlace/milk"])
+@pytest.mark.parametrize(
+    "task", ["PickPlaceCan", pytest.param("PickPlace/milk", marks=pytest.mark.long)]
+)
 def test_the_object_is_moved_once_while_it_is_approached(task):
     """As far as was drawn, on what it lies on; whoever takes the episode up sees it too."""
     env = LanguageActionEnv(task=task, frame_size=28, randomize={"object_moved": 0.06})

@@ -133,6 +133,7 @@ def test_its_expert_teaches(world):
     assert len(set(known.observations.facts[:, places])) == 3
 
 
+@pytest.mark.long
 def test_it_trains_in_two_processes(world):
     (world.parent / "small.yaml").write_text(
         world.read_text() + "\n".join(f"{k}: {v}" for k, v in SMALL.items())

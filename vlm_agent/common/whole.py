@@ -77,9 +77,23 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         UserError: It cannot be written.
     """
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden file to write to; when it is whole, it takes the other one's place.
+
+    Args:
+        path: Its name then.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     partial = hidden(path)
     try:
-        partial.write_text(text)
+        yield partial
         _settle(partial)
         partial.replace(path)
         _settle(path.parent)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from vlm_agent.common.seeding import episode_seed
+from vlm_agent.common.whole import whole_file, write_whole
 from vlm_agent.demonstrations.demonstrate import Demonstration, play_in_parallel
-from vlm_agent.demonstrations.folder import DemonstrationsFolder
+from vlm_agent.demonstrations.folder import DemonstrationsFolder, demonstration_seed
 from vlm_agent.recipe.recipe import Recipe
 
 SHARD = 50
@@ -68,9 +68,15 @@ def collect_demonstrations(recipe: Recipe) -> Path:
     shards = [range(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
     missing = [shard for shard in shards if folder.stop_of(shard.start) < shard.stop]
     numbers = [number for shard in missing for number in shard]
-    seeds = [episode_seed("train", recipe.run.seed, "demo", number) for number in numbers]
-    noise, workers = recipe.imitation.demo_noise, recipe.rollout.num_workers
-    played = play_in_parallel(recipe.env, seeds, noise, workers, recipe.template.fact_names)
+    seeds = [demonstration_seed(recipe.run.seed, number) for number in numbers]
+    played = play_in_parallel(
+        recipe.env,
+        seeds,
+        recipe.imitation.demo_noise,
+        recipe.rollout.num_workers,
+        recipe.template.fact_names,
+        timeout=10 * recipe.rollout.worker_timeout,
+    )
     done = count - len(numbers)
     with tqdm(total=count, initial=done, desc="demonstrating", unit="episode") as bar:
         for shard in missing:
@@ -107,9 +113,9 @@ def _write_shard(
     rows = [row for number, played in kept for row in _rows(number, played, columns.values())]
     values = {name: [row[name] for row in rows] for name in features}
     path, shorter = folder.shard(shard), folder.files_of(shard.start)
-    partial = path.with_suffix(".partial")
-    datasets.Dataset.from_dict(values, features).to_parquet(partial)
-    partial.rename(path)
+    with whole_file(path) as partial:
+        rows_of_it = datasets.Dataset.from_dict(values, features)
+        rows_of_it.to_parquet(partial, write_page_checksum=True)  # so that damage is noticed
     for other in shorter:
         if other != path:
             other.unlink()
@@ -149,4 +155,4 @@ def _write_card(folder: DemonstrationsFolder, recipe: Recipe) -> None:
         facts=", ".join(f"`{fact}`" for fact in recipe.template.fact_names),
         noise=recipe.imitation.demo_noise,
     )
-    (folder.path / "README.md").write_text(card)
+    write_whole(folder.path / "README.md", card)

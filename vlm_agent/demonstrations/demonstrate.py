@@ -80,6 +80,7 @@ def play_in_parallel(
     noise: float = 0.0,
     workers: int = 0,
     facts: Sequence[str] | None = None,
+    timeout: float = 600.0,
 ) -> Iterator[Demonstration]:
     """The expert's episodes of these seeds, in order.
 
@@ -89,9 +90,10 @@ def play_in_parallel(
         noise: As for :func:`demonstrate`.
         workers: Processes; 0 for one per core.
         facts: Names of what the observations tell; all by default.
+        timeout: Seconds to wait for an episode, when those before it are there.
 
     Raises:
-        UserError: The task has no expert, or a process of it was killed.
+        UserError: The task has no expert, or a process of it was killed or hangs.
     """
     if not seeds:
         return
@@ -102,14 +104,23 @@ def play_in_parallel(
     begin = (config, noise, told)
     with ProcessPoolExecutor(count, mp.get_context("spawn"), _start, begin) as processes:
         try:
-            yield from processes.map(_play, seeds)
+            for episode in [processes.submit(_play, seed) for seed in seeds]:
+                yield episode.result(timeout)
+        except TimeoutError:
+            raise UserError(
+                f"the scripted expert has not ended an episode for {timeout:.0f} s: its processes "
+                "were stopped, or this machine is too slow (worker_timeout)"
+            ) from None
         except BrokenProcessPool:
             raise UserError(
                 "a process of the scripted expert could not start, or was killed: see above, and "
                 "whether vlm-agent doctor finds that this machine can render"
             ) from None
         finally:
-            processes.shutdown(cancel_futures=True)
+            started = list((processes._processes or {}).values())
+            processes.shutdown(wait=False, cancel_futures=True)
+            for process in started:  # one that was stopped would be waited for without end
+                process.kill()
 
 
 _env: LanguageActionEnv

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.seeding import episode_seed
 from vlm_agent.common.versions import KEY, VERSION, version_of
+from vlm_agent.common.whole import cannot_write, write_whole
 from vlm_agent.recipe.keys import default_settings
 from vlm_agent.recipe.recipe import Recipe
 
@@ -17,6 +20,11 @@ SETTINGS_FILE = "demonstrations.json"
 
 RENAMED = {"gripper": "gripper_closed"}
 """Facts that had another name in format 1."""
+
+
+def demonstration_seed(seed: int, number: int) -> int:
+    """The reset seed of a run's demonstration of a number."""
+    return episode_seed("train", seed, "demo", number)
 
 
 class DemonstrationsFolder:
@@ -45,6 +53,21 @@ class DemonstrationsFolder:
         """Whether demonstrations were begun here."""
         return (self.path / SETTINGS_FILE).is_file()
 
+    def _found(self) -> dict[str, Any]:
+        """The settings that are written there.
+
+        Raises:
+            UserError: They are no JSON object.
+        """
+        path = self.path / SETTINGS_FILE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
+            raise UserError(f"demonstrations: {str(path)!r} is no JSON: {error}") from None
+        if not isinstance(found, dict) or type(found.get(KEY, 1)) is not int:
+            raise UserError(f"demonstrations: {str(path)!r} holds no settings")
+        return found
+
     def check(self) -> int:
         """Refuse demonstrations that were made with other settings.
 
@@ -54,11 +77,11 @@ class DemonstrationsFolder:
         Raises:
             UserError: Naming the settings, or the folder holds those of a later version.
         """
-        found = json.loads((self.path / SETTINGS_FILE).read_text())
+        found = self._found()
         version = version_of(found, f"demonstrations: those in {str(self.path)!r}: the set")
         # A setting that did not exist then was what its default is now.
         found = default_settings() | found
-        if different := [key for key in self.settings if found[key] != self.settings[key]]:
+        if different := [key for key in self.settings if found.get(key) != self.settings[key]]:
             raise UserError(
                 f"demonstrations: those in {str(self.path)!r} were made with another "
                 f"{', '.join(different)}; name another folder"
@@ -76,12 +99,10 @@ class DemonstrationsFolder:
             return
         try:
             (self.path / "data").mkdir(parents=True, exist_ok=True)
-            written = json.dumps({KEY: VERSION, **self.settings}, indent=2) + "\n"
-            (self.path / SETTINGS_FILE).write_text(written)
         except OSError as error:
-            raise UserError(
-                f"demonstrations: cannot write to {str(self.path)!r}: {error}"
-            ) from None
+            raise cannot_write(self.path, error) from None
+        written = json.dumps({KEY: VERSION, **self.settings}, indent=2) + "\n"
+        write_whole(self.path / SETTINGS_FILE, written)
 
     def columns(self, facts: Sequence[str]) -> dict[str, str]:
         """What facts are called in these files: name -> column."""
@@ -94,13 +115,19 @@ class DemonstrationsFolder:
 
     def files_of(self, start: int) -> list[Path]:
         """The files whose first episode is ``start``; one, unless a collection was stopped."""
-        return sorted((self.path / "data").glob(f"train-{start:05d}-*.parquet"))
+        return [path for path in self.files() if _episodes_of(path).start == start]
 
     def stop_of(self, start: int) -> int:
         """The episode behind the last of the file that begins with ``start``; that if none."""
-        stops = (int(path.stem.split("-")[2]) for path in self.files_of(start))
+        stops = (_episodes_of(path).stop for path in self.files_of(start))
         return max(stops, default=start)
 
     def files(self) -> list[Path]:
         """All files."""
-        return sorted((self.path / "data").glob("train-*.parquet"))
+        return [path for path in sorted((self.path / "data").iterdir()) if _episodes_of(path)]
+
+
+def _episodes_of(path: Path) -> range:
+    """The episodes that a file has by its name; none if it is not one of demonstrations."""
+    match = re.fullmatch(r"train-(\d{5,9})-(\d{5,9})\.parquet", path.name)
+    return range(int(match[1]), int(match[2])) if match else range(0)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from PIL import Image
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.demonstrations.folder import DemonstrationsFolder
+from vlm_agent.demonstrations.folder import DemonstrationsFolder, demonstration_seed
+from vlm_agent.demonstrations.table import decode, read_table
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
@@ -83,27 +82,18 @@ def read_demonstrations(recipe: Recipe) -> Labelled:
         UserError: There are none, too few, or those of another recipe.
     """
     tables = _wanted_tables(recipe)
-    folder = DemonstrationsFolder(recipe)
-    columns = folder.columns(recipe.template.fact_names).values()
+    columns = DemonstrationsFolder(recipe).columns(recipe.template.fact_names).values()
     count, done = sum(len(table) for table in tables), 0
     facts, actions = np.empty((count, len(columns)), np.int32), np.empty(count, np.int64)
-    frames: np.ndarray | None = None
+    shape = recipe.env.frame_shape
+    frames = np.empty((count, *shape), np.uint8)
     while tables:  # one by one, so that compressed and decoded pictures are not there at once
         table = tables.pop(0)
-        if lacking := sorted(set(columns) - set(table.column_names)):
-            raise UserError(
-                f"demonstrations: those in {str(folder.path)!r} do not tell {', '.join(lacking)}, "
-                "which prompts may tell now: collect them again"
-            )
-        for place, cell in enumerate(table["image"], done):
-            frame = _decode(cell["bytes"].as_py())
-            if frames is None:
-                frames = np.empty((count, *frame.shape), np.uint8)
-            frames[place] = frame
         rows = slice(done, done := done + len(table))
+        for row, cell in enumerate(table["image"]):
+            frames[rows.start + row] = decode(f"demonstrations: picture {row}", cell, shape)
         facts[rows] = np.stack([table[column].to_numpy() for column in columns], -1)
         actions[rows] = table["word"].to_numpy()
-    assert frames is not None
     return Labelled(Observations(frames, facts), actions)
 
 
@@ -133,13 +123,19 @@ def _wanted_tables(recipe: Recipe) -> list[Any]:
             f"demonstrations: there are none in {str(folder.path)!r}; collect them with: "
             "vlm-agent demos --config RECIPE"
         )
-    folder.check()
+    facts = folder.columns(recipe.template.fact_names)
+    ranges: dict[str, int | None] = dict.fromkeys(("word", "said"), len(recipe.template.words))
+    for fact in declare(recipe.env).facts:
+        if fact.name in facts:
+            ranges[facts[fact.name]] = len(fact.values) or None
+    seed_of = functools.partial(demonstration_seed, recipe.run.seed)
     wanted, there = recipe.imitation.num_demo_episodes, 0
     tables = []
     while there < wanted and (files := folder.files_of(there)):
-        table = pq.read_table(files[-1])
+        stop = folder.stop_of(there)
+        table = read_table(files[-1], range(there, stop), seed_of, ranges)
         tables.append(table.filter(np.asarray(table["episode"]) < wanted))
-        there = folder.stop_of(there)
+        there = stop
     if there < wanted:
         raise UserError(
             f"demonstrations: {there} of num_demo_episodes ({wanted}) are in {str(folder.path)!r}; "
@@ -148,7 +144,3 @@ def _wanted_tables(recipe: Recipe) -> list[Any]:
     if not sum(len(table) for table in tables):
         raise UserError(f"demonstrations: the expert solved none of those in {str(folder.path)!r}")
     return tables
-
-
-def _decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -15,14 +15,16 @@ def check_finite(
 
     Args:
         norm: The gradient's norm, the same in every process.
-        accelerator: In fp16 its scaler passes over such steps by itself.
+        accelerator: In fp16 its scaler passes over such steps by itself, while it can lower its
+            scale: what overflows then is no more than the scale's doing.
         where: Which step, for the message.
         what: What is not to be infinite, for the message.
 
     Raises:
         TrainingError: It is not finite.
     """
-    if accelerator.scaler is None and not bool(torch.isfinite(norm)):
+    scaler = accelerator.scaler
+    if (scaler is None or scaler.get_scale() <= 1) and not bool(torch.isfinite(norm)):
         raise TrainingError(
             f"the {what} is not finite ({float(norm)}) in {where}; the weights and the "
             "checkpoints are those from before it. A lower learning rate may help"

@@ -47,8 +47,10 @@ def start_accelerator(
             ``RankWatch`` then says which, before a collective call gives up by itself.
 
     Raises:
-        UserError: It would share the model among processes in a way that is not supported.
+        UserError: It would share the model among processes in a way that is not supported, or
+            processes that are started again would wait for those before them.
     """
+    _check_restarts(os.environ)
     sharding = asked_sharding(os.environ)  # first: accelerate would look for the package for it
     waits = timedelta(seconds=2 * rank_timeout)
     options: dict[str, Any] = {"log_with": log_with or None, "project_dir": project_dir}
@@ -66,6 +68,24 @@ def start_accelerator(
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         accelerator.state.distributed_type = DistributedType.FSDP
     return accelerator
+
+
+def _check_restarts(environ: Mapping[str, str]) -> None:
+    """Refuse torchrun's restarts with one store for all starts.
+
+    The processes of a second start then find the addresses of the first one's there, and may wait
+    for them without end (pytorch/pytorch#135712).
+
+    Raises:
+        UserError: It is so.
+    """
+    restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            "torchrun --max_restarts: processes that it starts again may wait for those of before "
+            "without end: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 first, with --rdzv_backend "
+            "c10d, as docs/clusters/elastic.sh does"
+        )
 
 
 def _ready(accelerator: Accelerator) -> Accelerator:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vlm_agent.common.settings import STRICT, Count, Fraction, setting
+from vlm_agent.common.settings import STRICT, Count, Fraction, UserPath, setting
 
 TINY = "tiny"
 """The name of the embedded, randomly initialised Qwen2-VL."""
@@ -19,7 +19,7 @@ Scoring = Literal["auto", "first_token", "phrase_sum", "phrase_mean", "phrase_wo
 class ModelConfig:
     """Which model, how it scores words, in which form it is trained, and its value head."""
 
-    model_name_or_path: str = setting(
+    model_name_or_path: UserPath = setting(
         TINY, "a model on the hub, a local folder with the same files, or 'tiny'"
     )
     model_revision: str = setting("main", "branch, tag or commit on the hub")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
@@ -74,7 +76,7 @@ def returns_of_ended_episodes(
 def explained_variance(predicted: np.ndarray, target: np.ndarray) -> float:
     """1 − Var(target − predicted) / Var(target); 1 is perfect, 0 is as good as a constant.
 
-    0 where the target does not vary and nothing can be explained.
+    NaN where the target does not vary and nothing can be explained.
     """
     variance = float(np.var(target))
-    return 1.0 - float(np.var(target - predicted)) / variance if variance > 0 else 0.0
+    return 1.0 - float(np.var(target - predicted)) / variance if variance > 0 else math.nan

@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
+LARGEST_LOG_RATIO = 60.0
+"""Beyond it exp() is not finite in fp32, and 0 times its gradient, where clipped, is not 0."""
+
 
 class PolicyLoss(NamedTuple):
     """The clipped policy loss and what is logged of it.
@@ -30,7 +33,7 @@ def clipped_policy_loss(
     clip_range: float,
 ) -> PolicyLoss:
     """−E[min(r A, clip(r, 1 ± ε) A)] with r = exp(log π − log π_old) (eq. 7)."""
-    log_ratio = log_prob_B - old_log_prob_B
+    log_ratio = (log_prob_B - old_log_prob_B).clamp(max=LARGEST_LOG_RATIO)
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = -torch.minimum(ratio * advantage_B, clipped * advantage_B).mean()

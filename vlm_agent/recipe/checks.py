@@ -78,7 +78,7 @@ def _training_form(sections: Mapping[str, Any]) -> dict[str, str]:
             "is not 0, but scoring: action_head starts from no policy worth keeping to"
         )
     name = model.model_name_or_path
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         found["model_name_or_path"] = f"there is no folder {name!r}"
     return found
 

@@ -7,20 +7,30 @@ To add a key, add a field here; from outside of the package, a section of one's 
 from __future__ import annotations
 
 import re
+import typing
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from vlm_agent.common.settings import STRICT, Count, Fraction, Natural, Positive, Seconds, setting
+from vlm_agent.common.settings import (
+    STRICT,
+    Count,
+    Fraction,
+    Natural,
+    Positive,
+    Seconds,
+    UserPath,
+    setting,
+)
 
 
 @dataclass(config=STRICT, frozen=True)
 class PromptConfig:
     """What the model reads and which words it may say."""
 
-    prompt_template: str | None = setting(
+    prompt_template: UserPath | None = setting(
         None,
         "the Jinja file of the prompt; by default prompts/default.jinja for a robot's arm, "
         "prompts/world.jinja for a Gymnasium environment",
@@ -33,6 +43,13 @@ class PromptConfig:
     )
 
 
+Package = Literal["torch", "transformers", "peft", "numpy", "robosuite", "mujoco"]
+"""Another version of one may compute other numbers."""
+
+Lesser = Literal[Package, "model_revision", "seed", "gamma", "num_eval_episodes", "eval_greedy"]
+"""With another one a run can go on, to another end: packages by their versions, and settings."""
+
+
 @dataclass(config=STRICT, frozen=True)
 class RunConfig:
     """Which run this is, how long it is, where it begins and what it leaves."""
@@ -40,7 +57,7 @@ class RunConfig:
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = setting(
         "vlm-agent", "names runs/RUN_NAME and checkpoints/RUN_NAME_*"
     )
-    output_dir: str = setting(".", "the folder that gets runs/ and checkpoints/")
+    output_dir: UserPath = setting(".", "the folder that gets runs/ and checkpoints/")
     overwrite: bool = setting(False, "replace an earlier run of this name, unless it is resumed")
     seed: Natural = setting(0, "decides everything random in the run")
     total_timesteps: Count = setting(100_000, "words said in training, over all environments")
@@ -48,12 +65,17 @@ class RunConfig:
     save_total_limit: Annotated[int, Field(ge=2)] | None = setting(
         None, "PPO: keep so many checkpoints, and delete older ones; the best is kept besides"
     )
-    init_from: str | None = setting(
+    init_from: UserPath | None = setting(
         None, "start from this policy: a folder, a name on the hub, or the name of one that ships"
     )
-    resume_from: str | None = setting(
+    resume_from: UserPath | None = setting(
         None,
         "a checkpoint folder of this run to go on from, 'latest', or 'auto': the latest, if any",
+    )
+    resume_anyway: list[Lesser] = setting(
+        [],
+        "settings or packages of which the checkpoint may have another value, by name: "
+        + ", ".join(typing.get_args(Lesser)),
     )
     max_hours: Annotated[float, Field(gt=0, le=1e5)] | None = setting(
         None, "end with a checkpoint after so many hours, counted from this start"
@@ -229,7 +251,7 @@ class TrackingConfig:
 class ImitationConfig:
     """Learning from the scripted expert: demonstrations, warm start, DAgger (Ross et al. 2011)."""
 
-    demonstrations: str | None = setting(
+    demonstrations: UserPath | None = setting(
         None, "the folder of the demonstrations; by default demonstrations/RUN_NAME"
     )
     num_demo_episodes: Count = setting(200, "episodes that the expert plays")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +20,7 @@ from vlm_agent.common.versions import KEY, VERSION, version_of
 from vlm_agent.common.whole import whole_folder
 from vlm_agent.policy.artifact import VALUE_HEAD_FILE, holds_state_critic, write_module
 from vlm_agent.policy.policy import VLMPolicy
-from vlm_agent.recipe.sections import PPOConfig
+from vlm_agent.recipe.sections import Package, PPOConfig
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import check_trusted
 
@@ -48,13 +50,19 @@ def save_checkpoint(
     Raises:
         UserError: It cannot be written; a former one of the name is as it was.
     """
+    about = {"versions": package_versions()}
     with whole_folder(folder) as partial:
         policy.save_pretrained(partial)
-        (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **state}))
+        (partial / STATE_FILE).write_text(json.dumps({KEY: VERSION, **about, **state}))
         for name, kept in tensors.items():
             save_file(kept, partial / name)
         for name, head in heads.items():
             write_module(head, partial / name)
+
+
+def package_versions() -> dict[str, str]:
+    """The packages another version of which may compute other numbers."""
+    return {name: version(name) for name in typing.get_args(Package)}
 
 
 def load_trainer_state(folder: Path) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.keys import default_settings
 from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.recipe.sections import Lesser
+from vlm_agent.runs.checkpoints import load_trainer_state, package_versions
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.pool.pool import EnvPool
 
@@ -29,13 +34,17 @@ def check_same_world(pool: EnvPool, recipe: Recipe) -> None:
         )
 
 
+LESSER = typing.get_args(Lesser)
+
+
 def check_same_run(
     folder: Path, policy: VLMPolicy, recipe: Recipe, also: Sequence[str] = ()
 ) -> None:
     """Refuse to resume with a recipe that describes another world or policy.
 
     What may change is how to learn: learning rates, epochs, how long, how often to evaluate. What
-    must not is the world, the policy, and the episodes by which the best one is chosen.
+    must not is the world, the policy, the episodes by which the best one is chosen, and the
+    packages, unless ``resume_anyway`` names them.
 
     Args:
         folder: The checkpoint.
@@ -44,36 +53,37 @@ def check_same_run(
         also: Further settings that must not change.
 
     Raises:
-        UserError: Naming the settings that differ.
+        UserError: Naming the settings that differ, with both values.
     """
     # What the checkpoint's recipe lacks did not exist then, and was what its default is now.
     saved, wanted = {**default_settings(), **policy.recipe}, recipe.to_dict()
+    versions = package_versions()
+    saved |= versions | load_trainer_state(folder).get("versions", {})
+    wanted |= versions
     fixed = [field.name for cls in (EnvConfig, ModelConfig) for field in fields(cls)]
     fixed.remove("gradient_checkpointing")  # costs time and saves memory, and changes no number
-    fixed += [
-        "seed",
-        "gamma",
-        "num_envs",
-        "num_eval_episodes",
-        "eval_greedy",
-        "init_from",
-        "curriculum",
-        "value_input",
-        "state_coef",
-        "advantage",
-        *also,
-    ]
+    fixed += [*LESSER, "num_envs", "init_from", "curriculum", "value_input", "state_coef"]
+    fixed += ["advantage", *also]
     if recipe.ppo.advantage == "group":
         fixed += ["group_size"]
     if recipe.curriculum.curriculum != "none":
         fixed += ["num_demo_episodes", "demo_noise"]
-    different = [key for key in fixed if saved[key] != wanted[key]]
+    fixed = [key for key in dict.fromkeys(fixed) if key not in recipe.run.resume_anyway]
+    keys = [key for key in fixed if saved[key] != wanted[key]]
+    different = [f"{key} ({_shown(saved[key])}; now {_shown(wanted[key])})" for key in keys]
     if not recipe.template.tells_the_same(policy.encoder.template):
         different.append("prompt_template, task_description, instructions or words")
     if different:
+        lesser = [key for key in keys if key in LESSER]
+        way = f"; to go on all the same: --resume_anyway '[{', '.join(lesser)}]'"
         raise UserError(
             f"resume_from: {folder} was written by a run that differs in {', '.join(different)}"
+            + (way if len(lesser) == len(different) else "")
         )
+
+
+def _shown(value: Any) -> str:
+    return shorten(str(value), 60, placeholder="…")
 
 
 def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:

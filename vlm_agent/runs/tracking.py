@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.common.whole import write_whole
+from vlm_agent.common.whole import cannot_write, write_whole
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.folders import RunFolders
+from vlm_agent.runs.guarded_tracker import GuardedTracker
 
 if TYPE_CHECKING:
     from vlm_agent.runs.trainer import Trainer
@@ -54,10 +55,17 @@ class MetricsFile:
         return rows
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Record one update; a callback may have added numbers of NumPy or torch."""
+        """Record one update; a callback may have added numbers of NumPy or torch.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         if self.is_main_process:
-            with self.path.open("a") as file:
-                file.write(_line(metrics))
+            try:
+                with self.path.open("a") as file:
+                    file.write(_line(metrics))
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
 
 
 def _line(metrics: dict[str, Any]) -> str:
@@ -131,6 +139,8 @@ def start_trackers(
 ) -> None:
     """Start the accelerator's trackers, unless somebody has; wandb logs offline if it must.
 
+    None of them can stop the run, see :class:`GuardedTracker`.
+
     Args:
         accelerator: Has the trackers, as :func:`make_trackers` makes them.
         recipe: What they are told of the run.
@@ -146,10 +156,28 @@ def start_trackers(
         key: value if isinstance(value, int | float | str) else str(value)
         for key, value in recipe.to_dict().items()
     }
-    if "wandb" in map(str, accelerator.log_with):
-        from vlm_agent.runs.wandb_tracker import WandbOrOffline  # only here: wandb is slow to come
-
-        own = WandbOrOffline(recipe, run_folder, wandb_seconds)
-        named = accelerator.log_with
-        accelerator.log_with = [own if str(tracker) == "wandb" else tracker for tracker in named]
+    accelerator.log_with = [
+        GuardedTracker(*_named(tracker, recipe, run_folder, accelerator.logging_dir, wandb_seconds))
+        for tracker in accelerator.log_with
+    ]
     accelerator.init_trackers(recipe.tracking.project_name, settings)
+
+
+def _named(
+    tracker: Any, recipe: Recipe, run_folder: Path, logging_dir: str | None, wandb_seconds: float
+) -> tuple[str, Callable[[], GeneralTracker]]:
+    """The name of one of an accelerator's trackers, and what makes it."""
+    if isinstance(tracker, GeneralTracker):
+        return tracker.name, lambda: tracker
+    name, project = str(tracker), recipe.tracking.project_name
+    if name == "wandb":
+
+        def make() -> GeneralTracker:
+            from vlm_agent.runs.wandb_tracker import WandbOrOffline  # only here: slow to come
+
+            return WandbOrOffline(recipe, run_folder, wandb_seconds)
+
+        return name, make
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    folder = [logging_dir] if kind.requires_logging_directory else []
+    return name, lambda: kind(project, *folder)
