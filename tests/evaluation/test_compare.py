@@ -3,7 +3,8 @@
 import pytest
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.evaluation.compare import compare, comparison_table, mcnemar
+from vlm_agent.common.statistics import mcnemar
+from vlm_agent.evaluation.compare import compare, comparison_table
 from vlm_agent.evaluation.evaluate import Evaluation
 from vlm_agent.world.episode import Episode
 

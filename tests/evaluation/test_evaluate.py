@@ -6,7 +6,8 @@ import pytest
 from tests.worlds import ColourPool
 from vlm_agent import Evaluation, compare, evaluate
 from vlm_agent.common.errors import UserError
-from vlm_agent.evaluation.evaluate import episode_rates, play, speaker, wilson_interval
+from vlm_agent.common.statistics import wilson_interval
+from vlm_agent.evaluation.evaluate import episode_rates, play, speaker
 from vlm_agent.world.actions import DEFAULT_WORDS
 from vlm_agent.world.episode import Episode
 

@@ -10,7 +10,7 @@ import yaml
 from vlm_agent.cli.entry import run_command
 from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
-from vlm_agent.evaluation.evaluate import wilson_interval
+from vlm_agent.common.statistics import wilson_interval
 from vlm_agent.evaluation.splits import GROUPS, find_suite, read_suite, seen_in_training
 from vlm_agent.evaluation.suite import Played, measure_suite
 from vlm_agent.recipe.command_line import change_env

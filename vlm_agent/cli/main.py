@@ -24,6 +24,7 @@ from vlm_agent.cli.make import (
 from vlm_agent.cli.measure import add_compare, add_eval
 from vlm_agent.cli.plan import add_plan
 from vlm_agent.cli.policies import add_merge, add_seal
+from vlm_agent.cli.report import add_report
 from vlm_agent.cli.suite import add_suite
 
 EPILOG = """
@@ -45,6 +46,7 @@ COMMANDS = (
     add_merge,
     add_seal,
     add_prompt,
+    add_report,
     add_show,
     add_bench,
     add_results,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
-import os
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_agent.common.errors import UserError
-from vlm_agent.common.lifetime import end_with_parent
+from vlm_agent.common.processes import in_processes
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.env import LanguageActionEnv
@@ -99,28 +93,16 @@ def play_in_parallel(
         return
     world = declare(config)
     world.check_expert()
-    count = min(len(seeds), workers or len(os.sched_getaffinity(0)))
     told = world.facts if facts is None else facts_named(facts, world.facts)
-    begin = (config, noise, told)
-    with ProcessPoolExecutor(count, mp.get_context("spawn"), _start, begin) as processes:
-        try:
-            for episode in [processes.submit(_play, seed) for seed in seeds]:
-                yield episode.result(timeout)
-        except TimeoutError:
-            raise UserError(
-                f"the scripted expert has not ended an episode for {timeout:.0f} s: its processes "
-                "were stopped, or this machine is too slow (worker_timeout)"
-            ) from None
-        except BrokenProcessPool:
-            raise UserError(
-                "a process of the scripted expert could not start, or was killed: see above, and "
-                "whether vlm-agent doctor finds that this machine can render"
-            ) from None
-        finally:
-            started = list((processes._processes or {}).values())
-            processes.shutdown(wait=False, cancel_futures=True)
-            for process in started:  # one that was stopped would be waited for without end
-                process.kill()
+    yield from in_processes(
+        _play,
+        seeds,
+        _start,
+        (config, noise, told),
+        workers=workers,
+        timeout=timeout,
+        what="the scripted expert",
+    )
 
 
 _env: LanguageActionEnv
@@ -130,9 +112,6 @@ _noise: float
 def _start(config: EnvConfig, noise: float, facts: Sequence[Fact] | None) -> None:
     """Make a process's environment."""
     global _env, _noise
-    end_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # as in a pool's workers
     _env, _noise = LanguageActionEnv(config, facts=facts), noise
 
 

@@ -5,27 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
-
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.statistics import mcnemar
 from vlm_agent.evaluation.evaluate import Evaluation
-
-
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
-    """McNemar's exact test (1947) of whether two success rates over the same episodes differ.
-
-    Episodes that both solved, or neither, tell nothing; if the policies were as good as each
-    other, each of the others would fall to either of them like a fair coin.
-
-    Returns:
-        How many episodes only the first solved, how many only the second did, and the two-sided
-        p-value.
-    """
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    decided = only_first + only_second
-    p = float(stats.binomtest(only_first, decided).pvalue) if decided else 1.0
-    return only_first, only_second, p
 
 
 def compare(evaluations: Sequence[Evaluation | dict[str, Any]]) -> list[dict[str, Any]]:

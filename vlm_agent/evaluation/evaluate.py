@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.seeding import SPLITS, Split, derive_rng, episode_seed
+from vlm_agent.common.statistics import wilson_interval
 from vlm_agent.distributed.reductions import gather_unless_stopped, rank_and_size
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
@@ -215,14 +215,6 @@ def play(
 
 def _draw(seed: int, number: int, step: int) -> float:
     return float(derive_rng(seed, "eval-sample", number, step).random())
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a success rate; (0, 1) for no trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def episode_rates(episodes: Sequence[Episode], stages: Sequence[str] = ()) -> dict[str, Any]:

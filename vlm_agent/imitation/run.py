@@ -7,6 +7,7 @@ from vlm_agent.imitation.checks import check_warm_start
 from vlm_agent.imitation.trainer import ImitationTrainer
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, resumed_policy, start_policy
+from vlm_agent.runs.reporting import mind_of
 from vlm_agent.world.env import ExpertEnv
 
 FIXED = ("dagger_words", "num_demo_episodes", "demo_noise")
@@ -34,4 +35,5 @@ def run_imitation(recipe: Recipe) -> None:
             trainer.resume(folder)
         with run.stopping:
             trainer.train()
-    run.finish(trainer.timesteps, trainer.evaluations)
+    mind = mind_of(trainer.policy, trainer.actor_critic)
+    run.finish(trainer.timesteps, trainer.evaluations, mind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -144,6 +145,25 @@ def make_actor_critic(
         hidden = policy.inner_model.config.get_text_config().hidden_size
         head = StateHead(hidden, size, policy.seed).to(policy.device)
     return ActorCritic(policy, critic, learns_values, head)
+
+
+def load_actor_critic(folder: Path, policy: VLMPolicy) -> ActorCritic | None:
+    """A saved policy with the critic that learnt beside it; ``None`` if that was not saved.
+
+    Args:
+        folder: The policy's.
+        policy: It.
+    """
+    if policy.recipe.get("value_input", "hidden") == "hidden":
+        return ActorCritic(policy)
+    weights = find_critic(folder)
+    if weights is None:
+        return None
+    width, depth = policy.recipe["value_head_width"], policy.recipe["value_head_depth"]
+    size = weights["hidden.0.weight"].shape[-1] if depth else weights["output.weight"].shape[-1]
+    critic = ValueHead(size, width, depth, policy.seed)
+    critic.load_state_dict(weights)
+    return ActorCritic(policy, critic.to(policy.device))
 
 
 def make_optimizer(actor_critic: ActorCritic, rates: tuple[float, float]) -> torch.optim.Optimizer:

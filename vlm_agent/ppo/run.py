@@ -6,6 +6,7 @@ from vlm_agent.demonstrations.reading import check_demonstrations
 from vlm_agent.ppo.trainer import PPOTrainer
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run, resumed_policy, start_policy
+from vlm_agent.runs.reporting import mind_of
 
 
 def run_training(recipe: Recipe) -> None:
@@ -29,4 +30,5 @@ def run_training(recipe: Recipe) -> None:
             trainer.resume(folder)
         with run.stopping:
             trainer.train()
-    run.finish(trainer.timesteps, trainer.evaluations)
+    mind = mind_of(trainer.policy, trainer.actor_critic)
+    run.finish(trainer.timesteps, trainer.evaluations, mind)

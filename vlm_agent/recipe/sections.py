@@ -245,6 +245,9 @@ class TrackingConfig:
     wandb_mode: Literal["auto", "online", "offline"] = setting(
         "auto", "auto: online when logged in, else offline"
     )
+    report_episodes: Annotated[int, Field(ge=0, le=200)] = setting(
+        8, "episodes of the last evaluation that report.html shows word by word"
+    )
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
@@ -27,10 +29,12 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.report.curves import plot_curves
 from vlm_agent.report.examples import save_examples
+from vlm_agent.report.html.players import Mind
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
 from vlm_agent.runs.compatibility import check_same_policy, check_same_run
 from vlm_agent.runs.folders import RunFolders, settled
+from vlm_agent.runs.reporting import silent, write_report
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import check_trusted, foreign_modules
@@ -139,12 +143,15 @@ class Run:
         """How long it has run, with the time before it was resumed."""
         return self.earlier_seconds + time.perf_counter() - self._began
 
-    def finish(self, timesteps: int, evaluations: Sequence[dict[str, Any]]) -> None:
-        """Draw, film, and say where everything lies.
+    def finish(
+        self, timesteps: int, evaluations: Sequence[dict[str, Any]], mind: Mind | None = None
+    ) -> None:
+        """Draw, film, report, and say where everything lies.
 
         Args:
             timesteps: How many words were said, or learnt.
             evaluations: The rates of each evaluation, oldest first.
+            mind: The policy, to be asked again in the report.
         """
         self.accelerator.end_training()
         if not self.accelerator.is_main_process:
@@ -167,11 +174,28 @@ class Run:
             "timesteps": timesteps,
             "num_processes": self.accelerator.num_processes,
             "seconds": round(self.seconds, 1),
+            "peak_memory_gb": peak_memory(),
             "evaluations": list(evaluations),
         }
         foreign = foreign_modules(self.recipe.env.modules)
         write_whole(folders.summary, json.dumps(summary, indent=1) + "\n")
+        if mind is not None and evaluations and evaluations[-1]["timesteps"] != timesteps:
+            mind = silent(mind)
+        minds = {} if mind is None else {folders.name: mind}
+        write_report([folders.run], folders.report, minds, self.recipe.tracking.report_episodes)
         print(training_summary(summary, folders.contents(), bool(foreign)))
+
+
+def peak_memory() -> dict[str, float]:
+    """Gigabytes that this process, and the largest one that it started and has ended, held."""
+    own, worlds = (
+        resource.getrusage(who).ru_maxrss * 1024 / 1e9
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    held = {"trainer": round(own, 2), "largest world process": round(worlds, 2)}
+    if torch.cuda.is_available():
+        held["GPU"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return held
 
 
 def start_policy(recipe: Recipe) -> VLMPolicy:

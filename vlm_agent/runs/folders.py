@@ -30,6 +30,7 @@ class RunFolders:
         self.metrics = self.run / "metrics.jsonl"
         self.summary = self.run / "summary.json"
         self.curves = self.run / "curves.png"
+        self.report = self.run / "report.html"
         self.before = self.run / "before.json"
         self.after = self.run / "after.json"
         self.recipe = self.run / "recipe.yaml"
@@ -71,6 +72,7 @@ class RunFolders:
         return {
             "metrics": self.metrics,
             "curves": self.curves,
+            "report": self.report,
             "film before": self.before.with_suffix(".mp4"),
             "film after": self.after.with_suffix(".mp4"),
             "summary": self.summary,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.evaluation.compare import mcnemar
+from vlm_agent.common.statistics import mcnemar
 from vlm_agent.evaluation.splits import find_suite
 from vlm_agent.evaluation.suite import read_rows
 from vlm_agent.studies.stages import Stage, hardware, read_hours, run_stages

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_agent.common.statistics import wilson_interval
 from vlm_agent.evaluation.compare import compare
-from vlm_agent.evaluation.evaluate import read_result, wilson_interval
+from vlm_agent.evaluation.evaluate import read_result
 from vlm_agent.runs.folders import PARTIAL
 from vlm_agent.studies.stages import Stage, hardware, read_hours, run_stages
 from vlm_agent.studies.study import STARTER, Row, Study

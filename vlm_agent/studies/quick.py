@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from vlm_agent.evaluation.compare import mcnemar
+from vlm_agent.common.statistics import mcnemar
 from vlm_agent.evaluation.evaluate import read_result
 from vlm_agent.studies.stages import Stage, hardware, run_stages
 

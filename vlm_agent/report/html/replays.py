@@ -1,0 +1,134 @@
+"""Episodes played again from their seeds and words: what was seen, done and reached."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.common.processes import in_processes
+from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.contract import Spectator
+from vlm_agent.world.env import LanguageActionEnv
+from vlm_agent.world.episode import Episode
+from vlm_agent.world.facts import facts_named
+from vlm_agent.world.observations import Observations
+from vlm_agent.world.pool.probe import replays
+from vlm_agent.world.registry import declare
+
+SIDE = 224
+"""Side of each of the two pictures, in pixels."""
+
+FPS = 5
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An episode of T words, played again.
+
+    Attributes:
+        episode: Its seed and words.
+        film: An MP4 with a frame for each of its T + 1 states: the policy's view, and beside it
+            the scene, if somebody else sees that.
+        observations: Of the T states that words were said in; with privileged states.
+        rewards: float64 (T,).
+        stages: The highest stage after each word.
+        sentence: What was asked for.
+    """
+
+    episode: Episode
+    film: bytes
+    observations: Observations
+    rewards: np.ndarray
+    stages: tuple[str, ...]
+    sentence: str
+
+
+def replay_all(
+    episodes: Sequence[Episode], config: EnvConfig, facts: Sequence[str], workers: int = 0
+) -> Iterator[Replay]:
+    """Play episodes again, in order.
+
+    Args:
+        episodes: The episodes.
+        config: The scene they were played in.
+        facts: Names of the facts that observations tell.
+        workers: Processes; 0 for one per core.
+
+    Raises:
+        UserError: The world does not replay, or a process failed.
+    """
+    arguments = (config, tuple(facts))
+    yield from in_processes(
+        _replay, episodes, _start, arguments, workers=workers, what="playing episodes again"
+    )
+
+
+_env: LanguageActionEnv
+_facts: tuple[str, ...]
+
+
+def _start(config: EnvConfig, facts: tuple[str, ...]) -> None:
+    global _env, _facts
+    _env, _facts = LanguageActionEnv(config, facts=facts_named(facts, declare(config).facts)), facts
+
+
+def _replay(episode: Episode) -> Replay:
+    if not replays(_env):
+        raise UserError("this world does not replay: its episodes cannot be shown again")
+    observation, _ = _env.reset(seed=episode.seed)
+    spectator = _env.world.spectator(SIDE)
+    pictures, seen, states, rewards, stages = [], [], [], [], []
+    try:
+        for action in episode.actions:
+            pictures.append(_beside(observation["image"], spectator))
+            seen.append(Observations.from_env(observation, _facts))
+            states.append(_env.privileged_state())
+            observation, reward, terminated, truncated, info = _env.step(action)
+            rewards.append(reward)
+            stages.append(str(info["stage"]))
+            if terminated or truncated:
+                break
+        pictures.append(_beside(observation["image"], spectator))
+    finally:
+        if spectator is not None:
+            spectator.close()
+    together = Observations.stack(seen)
+    observations = Observations(together.frames, together.facts, np.stack(states))
+    told = _env.world.spec.instructions.sentences
+    sentence = told[_env.instruction] if told else ""
+    film = film_of(pictures)
+    return Replay(episode, film, observations, np.array(rewards), tuple(stages), sentence)
+
+
+def _beside(seen: np.ndarray, spectator: Spectator | None) -> Image.Image:
+    """The policy's view, and to the right of it the scene."""
+    wide = seen.shape[1]
+    view = Image.fromarray(seen[-wide:])  # of a policy with a memory, the present picture
+    image = Image.new("RGB", (SIDE if spectator is None else 2 * SIDE, SIDE))
+    image.paste(view.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
+    if spectator is not None:
+        image.paste(Image.fromarray(spectator.frame()), (SIDE, 0))
+    return image
+
+
+def film_of(pictures: Sequence[Image.Image]) -> bytes:
+    """An MP4 of pictures of one size, every fifth of which can be gone to at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        options = ["-crf", "26", "-g", "5", "-movflags", "+faststart"]
+        size = pictures[0].size
+        writer = imageio_ffmpeg.write_frames(
+            str(path), size, fps=FPS, quality=None, macro_block_size=8, output_params=options
+        )
+        writer.send(None)
+        for picture in pictures:
+            writer.send(np.ascontiguousarray(picture))
+        writer.close()
+        return path.read_bytes()
