@@ -324,8 +324,6 @@ def test_the_films_show_one_episode_before_and_after(recipe_for):
     written = save_examples(
         (folders.evaluation(0), folders.evaluation(6)),
         (folders.before, folders.after),
-        recipe.env,
-        trainer.policy.words,
     )
     for path, episodes in zip(written, evaluations, strict=True):
         episode, _, words = load_episode(path)

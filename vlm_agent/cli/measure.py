@@ -74,12 +74,14 @@ def add_episode_options(
 
 
 def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from vlm_agent.evaluation.compare import DETAILS
+
     check_writable(arguments.json)
     result = _measure(arguments.policy, arguments, rest, arguments.ablate)
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1) + "\n")
     for key, value in result.items():
-        if key not in ("episodes", "env"):
+        if key not in DETAILS:
             print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")
     return 0
 

@@ -10,7 +10,7 @@ from vlm_agent.cli.options import add_trust, check_writable, natural
 from vlm_agent.common.errors import UserError
 
 if TYPE_CHECKING:
-    from vlm_agent.report.html.players import Mind
+    from vlm_agent.report.mind import Mind
 
 
 def add_report(commands: Any) -> None:

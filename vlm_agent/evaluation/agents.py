@@ -44,12 +44,13 @@ class Agent:
     Attributes:
         name: As it was asked for.
         env: The scene it plays in.
-        trained_in: The scene it was trained in; the usual one for who was not trained.
         gamma: Discount of its rewards.
         words: What the actions are called; ``None``: as the world calls them.
         facts: Names of the facts it reads; ``None`` for all but those told on request.
         speak: Chooses words; ``None`` for the expert, who has to be where the simulator is.
         ablate: What it is not told, see :func:`load_agent`.
+        trained_in: The scene it was trained in; the usual one for who was not trained.
+        policy: What speaks, if that is a model.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Agent:
     speak: Speaker | None = None
     ablate: Ablation = "none"
     trained_in: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    policy: VLMPolicy | None = None
 
 
 def load_agent(
@@ -106,7 +108,7 @@ def load_agent(
     speak = speaker(policy)
     if ablate != "none":
         speak = ablated(speak, ablate, template, world.instructions)
-    return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate, trained_in)
+    return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate, trained_in, policy)
 
 
 def template_for(template: PromptTemplate, world: WorldSpec) -> PromptTemplate:

@@ -9,6 +9,9 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.statistics import mcnemar
 from vlm_agent.evaluation.evaluate import Evaluation
 
+DETAILS = ("episodes", "env", "vocabulary")
+"""What an evaluation holds besides its rates."""
+
 
 def compare(evaluations: Sequence[Evaluation | dict[str, Any]]) -> list[dict[str, Any]]:
     """Each evaluation against the first, on the same episodes.
@@ -47,7 +50,7 @@ def compare(evaluations: Sequence[Evaluation | dict[str, Any]]) -> list[dict[str
         only_first, only_second, p = mcnemar(*solved)
         rows.append(
             {
-                **{key: value for key, value in result.items() if key not in ("episodes", "env")},
+                **{key: value for key, value in result.items() if key not in DETAILS},
                 "difference": result["success_rate"] - first["success_rate"],
                 "only_first": only_first,
                 "only_this": only_second,

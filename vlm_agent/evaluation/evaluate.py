@@ -93,7 +93,7 @@ class Evaluation:
             }
             for episode in self.episodes
         ]
-        return {**self.rates(), "episodes": episodes}
+        return {**self.rates(), "vocabulary": list(self.words), "episodes": episodes}
 
 
 def evaluate(

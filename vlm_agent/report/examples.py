@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.episode import Episode, save_episode
+from vlm_agent.report.played import read_played
+from vlm_agent.world.episode import save_episode
 
 
-def save_examples(
-    evaluations: tuple[Path, ...],
-    outputs: tuple[Path, ...],
-    config: EnvConfig,
-    words: Sequence[str],
-) -> list[Path]:
+def save_examples(evaluations: tuple[Path, ...], outputs: tuple[Path, ...]) -> list[Path]:
     """Write an episode as it was at the first evaluation, and the same at the last.
 
     Both are of one seed: if there is one, of an episode that was solved only at the last.
@@ -23,8 +16,6 @@ def save_examples(
     Args:
         evaluations: The files of the two.
         outputs: The files to write.
-        config: The scene they were played in.
-        words: The action words.
 
     Returns:
         What was written: nothing where an evaluation is missing, as it is when a run was resumed
@@ -32,19 +23,13 @@ def save_examples(
     """
     if not all(path.is_file() for path in evaluations):
         return []
-    before, after = (json.loads(path.read_text())["episodes"] for path in evaluations)
-    shown = max(
-        range(len(after)),
-        key=lambda n: (after[n]["success"], not before[n]["success"], after[n]["return"]),
-    )
-    for path, episodes in zip(outputs, (before, after), strict=True):
-        said = tuple(words.index(word) for word in episodes[shown]["words"])
-        episode = Episode(
-            episodes[shown]["seed"],
-            said,
-            episode_return=episodes[shown]["return"],
-            success=episodes[shown]["success"],
-            stage=episodes[shown]["stage"],
-        )
-        save_episode(path, episode, config, tuple(words))
+    before, after = (read_played(path) for path in evaluations)
+
+    def merit(number: int) -> tuple[bool, bool, float]:
+        first, last = before.episodes[number], after.episodes[number]
+        return last.success, not first.success, last.episode_return
+
+    shown = max(range(len(after.episodes)), key=merit)
+    for path, played in zip(outputs, (before, after), strict=True):
+        save_episode(path, played.episodes[shown], played.config, played.words)
     return list(outputs)

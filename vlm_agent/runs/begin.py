@@ -29,7 +29,7 @@ from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.report.curves import plot_curves
 from vlm_agent.report.examples import save_examples
-from vlm_agent.report.html.players import Mind
+from vlm_agent.report.mind import Mind
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
 from vlm_agent.runs.compatibility import check_same_policy, check_same_run
@@ -37,6 +37,7 @@ from vlm_agent.runs.folders import RunFolders, settled
 from vlm_agent.runs.reporting import silent, write_report
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
 from vlm_agent.world.config import EnvConfig
+from vlm_agent.world.episode import load_episode
 from vlm_agent.world.modules import check_trusted, foreign_modules
 
 
@@ -161,11 +162,10 @@ class Run:
         if evaluations:
             times = evaluations[0]["timesteps"], evaluations[-1]["timesteps"]
             outputs = folders.before, folders.after
-            words = self.recipe.template.words
             played = tuple(folders.evaluation(time) for time in times)
-            for episode in save_examples(played, outputs, self.recipe.env, words):
+            for episode in save_examples(played, outputs):
                 try:
-                    film_episode(episode, episode.with_suffix(".mp4"))
+                    film_episode(*load_episode(episode), episode.with_suffix(".mp4"))
                 except UserError as error:  # a world that does not replay cannot be filmed
                     print(f"no film: {error}")
                     break

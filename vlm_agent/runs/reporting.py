@@ -11,20 +11,14 @@ from typing import Any
 from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.common.settings import known_settings
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.report.html.page import write_page
-from vlm_agent.report.html.players import (
-    Judgement,
-    Mind,
-    choose_episodes,
-    episode_players,
-    played_episode,
-)
+from vlm_agent.report.html.players import choose_episodes, episode_players
 from vlm_agent.report.html.records import RunRecord
+from vlm_agent.report.mind import Judgement, Mind
+from vlm_agent.report.played import read_played
 from vlm_agent.runs.checkpoints import STATE_FILE
-from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.observations import Observations
 
 
@@ -93,10 +87,10 @@ def _players(record: RunRecord, mind: Mind, count: int) -> tuple[list[dict[str, 
     """Some episodes of a run's last evaluation, and a sentence on which they are."""
     last = record.evaluations[-1]
     numbers = choose_episodes(last["episodes"], count)
-    chosen = [(n, played_episode(last["episodes"][n], mind.words)) for n in numbers]
-    config = EnvConfig(**known_settings(EnvConfig, record.recipe))
+    played = read_played(record.folder / "evaluations" / f"{last['timesteps']}.json")
+    chosen = [(n, played.episodes[n]) for n in numbers]
     with tqdm(total=len(chosen), desc="report", unit="episode", leave=False) as bar:
-        players = episode_players(chosen, config, mind, on_episode=bar.update)
+        players = episode_players(chosen, played.config, mind, on_episode=bar.update)
     failures = sum(not episode.success for _, episode in chosen)
     players.sort(key=lambda one: (one["success"], one["stage"]))
     return players, (

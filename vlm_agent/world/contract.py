@@ -174,8 +174,18 @@ class World(ABC):
         """Be as at that moment of this episode, which has just been reset."""
         raise NotImplementedError
 
-    def spectator(self, side: int) -> Spectator | None:
-        """A camera beside the scene that makes pictures of that side, if there is one."""
+    def spectator(self, side: int, camera: str | None = None) -> Spectator | None:
+        """A camera beside the scene that makes pictures of that side, if there is one.
+
+        Args:
+            side: In pixels.
+            camera: Which one; the world's usual one by default.
+
+        Raises:
+            UserError: There is none of that name.
+        """
+        if camera is not None:
+            raise UserError(f"camera: {camera!r}: this world has no cameras by name")
         return None
 
     @abstractmethod

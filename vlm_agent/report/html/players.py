@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vlm_agent.report.html.replays import FPS, Replay, replay_all
+from vlm_agent.report.mind import Mind
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.observations import Observations
 
 BATCH = 32
 """Moments that are scored at once."""
-
-
-class Judgement(NamedTuple):
-    """What a policy makes of B observations.
-
-    Attributes:
-        probabilities: Of the words, (B, A).
-        values: The expected discounted returns, (B,); ``None`` where nothing tells them.
-    """
-
-    probabilities: np.ndarray
-    values: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Mind:
-    """Who spoke in some episodes.
-
-    Attributes:
-        words: The words, as it says them.
-        facts: Names of the facts that it reads.
-        prompt: From an observation's facts to what the model reads.
-        judge: Scores observations; ``None`` if nobody can now, and only what was said is shown.
-    """
-
-    words: tuple[str, ...]
-    facts: tuple[str, ...]
-    prompt: Callable[[Sequence[int]], str]
-    judge: Callable[[Observations], Judgement] | None = None
 
 
 def choose_episodes(played: Sequence[dict[str, Any]], count: int) -> list[int]:
@@ -67,19 +38,6 @@ def choose_episodes(played: Sequence[dict[str, Any]], count: int) -> list[int]:
             del numbers[:1]
     shown = shown[:most]
     return shown + solved[: count - len(shown)]
-
-
-def played_episode(values: dict[str, Any], words: Sequence[str]) -> Episode:
-    """An episode of an evaluation's file."""
-    said = tuple(words.index(word) for word in values["words"])
-    return Episode(
-        values["seed"],
-        said,
-        episode_return=values["return"],
-        success=values["success"],
-        stage=values["stage"],
-        goal=values.get("goal", ""),
-    )
 
 
 def episode_players(

@@ -137,8 +137,10 @@ class GymWorld(World):
         own, self._observation, self.info, self._reward, self._vector = snapshot
         self.declared.get("restore")(own)
 
-    def spectator(self, side: int) -> Spectator | None:
+    def spectator(self, side: int, camera: str | None = None) -> Spectator | None:
         """What ``render()`` shows, where the policy sees something else."""
+        if camera is not None:
+            return super().spectator(side, camera)
         if self._picture.source == RENDER or self.env.render_mode != "rgb_array":
             return None
         return _Rendered(Picture(self.env, RENDER, side))

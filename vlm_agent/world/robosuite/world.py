@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.world.actions import Meaning, Motion
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import Expert, Happening, Spectator, World
@@ -162,9 +163,12 @@ class RobotWorld(World):
         self.scene.restore(snapshot.scene)
         self._potential = snapshot.potential
 
-    def spectator(self, side: int) -> Spectator:
-        """A camera in front of the robot."""
-        return _FrontView(self, side)
+    def spectator(self, side: int, camera: str | None = None) -> Spectator:
+        """A camera of the scene; by default the one in front of the robot."""
+        known = self.scene.env.sim.model.camera_names
+        if camera is not None and camera not in known:
+            raise UserError(f"camera: {unknown_name('camera', camera, known)}")
+        return _SceneView(self, side, camera or "frontview")
 
     def close(self) -> None:
         """Free the simulation and the OpenGL context."""
@@ -173,18 +177,18 @@ class RobotWorld(World):
         self.scenes.close()
 
 
-class _FrontView:
-    """Cameras in front of the robot, one in each simulation; made when they are asked for."""
+class _SceneView:
+    """Cameras of one name, one in each simulation; made when they are asked for."""
 
-    def __init__(self, world: RobotWorld, side: int) -> None:
-        self.world, self.side = world, side
+    def __init__(self, world: RobotWorld, side: int, camera: str) -> None:
+        self.world, self.side, self.camera = world, side, camera
         self._cameras: dict[int, SceneCamera] = {}
 
     def frame(self) -> np.ndarray:
         """The present episode's scene."""
         sim = self.world.scene.env.sim
         if id(sim) not in self._cameras:
-            self._cameras[id(sim)] = SceneCamera(sim, "frontview", self.side)
+            self._cameras[id(sim)] = SceneCamera(sim, self.camera, self.side)
         return self._cameras[id(sim)].frame()
 
     def close(self) -> None:
