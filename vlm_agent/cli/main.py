@@ -22,9 +22,9 @@ from vlm_agent.cli.make import (
     add_worlds,
 )
 from vlm_agent.cli.measure import add_compare, add_eval
+from vlm_agent.cli.pages import add_play, add_report
 from vlm_agent.cli.plan import add_plan
 from vlm_agent.cli.policies import add_merge, add_seal
-from vlm_agent.cli.report import add_report
 from vlm_agent.cli.suite import add_suite
 
 EPILOG = """
@@ -47,6 +47,7 @@ COMMANDS = (
     add_seal,
     add_prompt,
     add_report,
+    add_play,
     add_show,
     add_bench,
     add_results,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.whole import whole_file, write_whole
 from vlm_agent.demonstrations.demonstrate import Demonstration, play_in_parallel
 from vlm_agent.demonstrations.folder import DemonstrationsFolder, demonstration_seed
@@ -87,6 +88,32 @@ def collect_demonstrations(recipe: Recipe) -> Path:
             _write_shard(folder, shard, episodes, columns, recipe.template.words)
     _write_card(folder, recipe)
     return folder.path
+
+
+def save_demonstration(recipe: Recipe, number: int, played: Demonstration) -> int:
+    """Add an episode that somebody played to a set; those that nobody played are left out.
+
+    Args:
+        recipe: Says where the set is, and what its settings are.
+        number: The episode's number; with the seed of that number.
+        played: What was seen and said.
+
+    Returns:
+        How many episodes the set has now, with those that are left out.
+
+    Raises:
+        UserError: The set has that episode already, is of other settings, or cannot be written.
+    """
+    folder = DemonstrationsFolder(recipe)
+    folder.prepare()
+    there = 0
+    while folder.files_of(there):
+        there = folder.stop_of(there)
+    if number < there:
+        raise UserError(f"demonstrations: {str(folder.path)!r} has episode {number} already")
+    columns, words = folder.columns(recipe.template.fact_names), recipe.template.words
+    _write_shard(folder, range(there, number + 1), [(number, played)], columns, words)
+    return number + 1
 
 
 def _write_shard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.artifact import policy_folder, read_heads
 from vlm_agent.policy.backbone.families import FAMILIES
+from vlm_agent.policy.backbone.hidden import ModelPass
 from vlm_agent.policy.backbone.loading import (
     Backbone,
     find_model_type,
@@ -21,9 +23,10 @@ from vlm_agent.policy.backbone.loading import (
 )
 from vlm_agent.policy.backbone.lora import add_lora
 from vlm_agent.policy.config import ModelConfig
-from vlm_agent.policy.inputs.encoder import ObservationEncoder
+from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.policy.scoring.scorer import WordScorer
 
 logger = logging.getLogger(__name__)
 
@@ -99,3 +102,26 @@ def merge_adapter(name: str | Path) -> VLMPolicy:
     policy = VLMPolicy(merged, saved.encoder, config, saved.seed, saved.recipe)
     read_heads(policy, folder)
     return policy
+
+
+def with_template(policy: VLMPolicy, template: PromptTemplate) -> VLMPolicy:
+    """A policy's weights and heads behind another prompt; the policy stays as it is.
+
+    Args:
+        policy: The policy.
+        template: The prompt, with the same words.
+
+    Raises:
+        UserError: The model cannot read it.
+    """
+    other = copy.copy(policy)
+    other._modules = dict(policy._modules)  # else what is set below would be set in both
+    other.encoder = ObservationEncoder(policy.encoder.processor, template, policy.family)
+    other.rows = PromptRows(other.encoder, policy.inner_model.model)
+    other.model_pass = ModelPass(policy.inner_model.model, policy.family)
+    by_head = policy.config.scoring == "action_head"
+    scoring = "first_token" if by_head else policy.config.scoring
+    other.scorer = WordScorer(other.encoder.words, scoring).to(policy.device)
+    other.phrases = WordScorer(other.encoder.words, "phrase_sum").to(policy.device)
+    other.model_pass.find_frozen()
+    return other

@@ -1,0 +1,180 @@
+"""The page's server: one WebSocket, and one world, for each tab."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from vlm_agent.common.errors import UserError
+from vlm_agent.play.session import PlaySession, Table
+
+ASSETS = Path(__file__).parent / "assets"
+
+HOSTS = ("127.0.0.1", "localhost")
+"""Names of this machine; whoever comes by another one is sent away."""
+
+MOST_SESSIONS = 8
+"""Tabs that have a world at once; each has some hundred megabytes."""
+
+LONGEST_MESSAGE = 100_000
+
+KEYS = {
+    "forward": "ArrowUp",
+    "backward": "ArrowDown",
+    "left": "ArrowLeft",
+    "right": "ArrowRight",
+    "up": "PageUp",
+    "down": "PageDown",
+    "close gripper": "c",
+    "open gripper": "o",
+}
+"""Keys of the usual words; others have digits and letters, as far as there are some."""
+
+SPARE_KEYS = "1234567890qwertyuiadghjklxvb"
+
+
+def make_app(table: Table, title: str) -> Starlette:
+    """The page and its WebSocket.
+
+    No page of another site can use it: the names of the host and of the page that asks are looked
+    at, and it is to be bound to 127.0.0.1.
+
+    Args:
+        table: What the sessions share.
+        title: The page's heading.
+    """
+    open_sessions: set[WebSocket] = set()
+
+    async def page(_: Request) -> Response:
+        parts = {name: (ASSETS / name).read_text() for name in ("page.html", "page.css", "page.js")}
+        text = parts["page.html"].replace("{{ style }}", parts["page.css"])
+        text = text.replace("{{ script }}", parts["page.js"])
+        about = {"title": title, "words": list(table.policy.words), "keys": keys_of(table)}
+        text = text.replace("{{ about }}", json.dumps(about).replace("<", "\\u003c"))
+        return HTMLResponse(text, headers={"Cache-Control": "no-store", "X-Frame-Options": "DENY"})
+
+    async def talk(tab: WebSocket) -> None:
+        if not _is_own(tab):
+            await tab.close(code=1008)
+            return
+        await tab.accept()
+        if len(open_sessions) >= MOST_SESSIONS:
+            await tab.send_json({"error": f"{MOST_SESSIONS} tabs are open: close one"})
+            await tab.close()
+            return
+        open_sessions.add(tab)
+        try:
+            await _converse(tab, table)
+        finally:
+            open_sessions.discard(tab)
+
+    routes = [Route("/", page), WebSocketRoute("/talk", talk)]
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS])
+    return Starlette(routes=routes, middleware=[hosts])
+
+
+def _is_own(tab: WebSocket) -> bool:
+    """Whether the page that asks is this server's own."""
+    origin = urlsplit(tab.headers.get("origin", ""))
+    return origin.hostname in HOSTS and origin.netloc == tab.headers.get("host")
+
+
+async def _converse(tab: WebSocket, table: Table) -> None:
+    """Do what a tab asks for, in order, until it is closed."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, thread_name_prefix="play") as thread:
+
+        def within(do: Callable[..., Any], *what: Any) -> Awaitable[Any]:
+            return loop.run_in_executor(thread, do, *what)
+
+        try:
+            session = await within(PlaySession, table)
+        except UserError as error:
+            await tab.send_json({"error": str(error)})
+            await tab.close()
+            return
+        try:
+            await tab.send_json(await within(session.state))
+            while True:
+                asked = await tab.receive_text()
+                await tab.send_json(await within(answer, session, asked))
+        except (WebSocketDisconnect, RuntimeError):  # the tab is closed, in the middle perhaps
+            pass
+        finally:
+            with contextlib.suppress(Exception):
+                await within(session.close)
+
+
+def answer(session: PlaySession, asked: str) -> dict[str, Any]:
+    """Do what a message asks for; the state then, or what stands against it."""
+    if len(asked) > LONGEST_MESSAGE:
+        return {"error": f"a message of more than {LONGEST_MESSAGE} characters"}
+    try:
+        message = json.loads(asked)
+        what = message["do"]
+        if what == "say":
+            session.say(session.env.vocabulary.index(message["word"]))
+        elif what == "advance":
+            session.advance()
+        elif what == "begin":
+            session.begin(message.get("number"))
+        elif what == "prompt":
+            session.set_prompt(message["template"], message.get("instruction"))
+        elif what == "save":
+            session.save()
+        else:
+            return {"error": f"nobody knows what {what!r} is"}
+    except UserError as error:
+        return {"error": str(error), **session.state()}
+    except (ValueError, KeyError, TypeError) as error:
+        return {"error": f"a message that cannot be read: {error!r}"}
+    return session.state()
+
+
+def keys_of(table: Table) -> dict[str, str]:
+    """Word -> the key that says it."""
+    words = table.policy.words
+    taken = {word: KEYS[word] for word in words if word in KEYS}
+    spare = [key for key in SPARE_KEYS if key not in taken.values()]
+    others = [word for word in words if word not in taken]
+    return taken | dict(zip(others, spare, strict=False))
+
+
+def open_port(port: int) -> socket.socket:
+    """A port of 127.0.0.1 to serve at.
+
+    Args:
+        port: Its number; 0 for a free one.
+
+    Raises:
+        UserError: It is taken, or there is none of that number.
+    """
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port {port}: {error}; --port 0 takes a free one") from None
+    return place
+
+
+def serve(app: Starlette, place: socket.socket) -> None:
+    """Serve until Ctrl-C."""
+    config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20)
+    uvicorn.Server(config).run(sockets=[place])
