@@ -112,7 +112,7 @@ wheel: install  ## build dist/vlm_agent-*.whl
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 bench: install system  ## measure world and policy against the usual ways (20 minutes)
-	for name in camera env control pool scoring update; do \
+	for name in camera env control pool scoring update loop play; do \
 	  $(BIN)/vlm-agent bench $$name --json recipes/results/bench_$$name.json || exit; done
 	$(BIN)/vlm-agent bench pool --frame_size 112 --json recipes/results/bench_pool_112.json
 

@@ -144,12 +144,14 @@ def test_only_its_own_page_may_talk_to_it(table):
             pass
     with client.websocket_connect("/talk", headers=OWN) as tab:
         assert tab.receive_json()["said"] == []
+        assert tab.receive_json()["scene"]
 
 
 def test_messages_that_nobody_would_send_are_answered(table):
     client = TestClient(make_app(table, "play"), base_url="http://127.0.0.1:7860")
     with client.websocket_connect("/talk", headers=OWN) as tab:
         tab.receive_json()
+        tab.receive_json()  # the scene
         for text, problem in (
             ("{", "cannot be read"),
             ("[]", "cannot be read"),
@@ -163,6 +165,7 @@ def test_messages_that_nobody_would_send_are_answered(table):
         ):
             tab.send_text(text)
             assert problem in tab.receive_json()["error"], text
+            assert tab.receive_json()["scene"]
         tab.send_text('{"do": "say", "word": "left"}')
         assert [one["word"] for one in tab.receive_json()["said"]] == ["left"]
 

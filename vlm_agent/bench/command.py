@@ -94,6 +94,10 @@ BENCHMARKS: dict[str, Benchmark] = {
             "rounds": Option(3, "iterations of each contender"),
         },
     ),
+    "play": Benchmark(
+        "a word in the bare world against the page's answer to it",
+        {"words": Option(100, "how many", 20)},
+    ),
 }
 """Name (of the module too) -> benchmark."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
 from collections.abc import Awaitable, Callable
@@ -96,29 +95,48 @@ def _is_own(tab: WebSocket) -> bool:
 
 
 async def _converse(tab: WebSocket, table: Table) -> None:
-    """Do what a tab asks for, in order, until it is closed."""
+    """Do what a tab asks for, in order, until it is closed.
+
+    The scene's picture, which takes longest, follows when nobody waits for anything else.
+    """
     loop = asyncio.get_running_loop()
+    asked: asyncio.Queue[str | None] = asyncio.Queue()
     with ThreadPoolExecutor(1, thread_name_prefix="play") as thread:
 
         def within(do: Callable[..., Any], *what: Any) -> Awaitable[Any]:
             return loop.run_in_executor(thread, do, *what)
 
+        listening = asyncio.create_task(_listen(tab, asked))
+        session: PlaySession | None = None
         try:
             session = await within(PlaySession, table)
+            told = await within(session.state)
+            while True:
+                await tab.send_json(told)
+                if asked.empty() and (scene := await within(session.scene)):
+                    await tab.send_json({"scene": scene})
+                message = await asked.get()
+                if message is None:
+                    return
+                told = await within(answer, session, message)
         except UserError as error:
             await tab.send_json({"error": str(error)})
             await tab.close()
-            return
-        try:
-            await tab.send_json(await within(session.state))
-            while True:
-                asked = await tab.receive_text()
-                await tab.send_json(await within(answer, session, asked))
         except (WebSocketDisconnect, RuntimeError):  # the tab is closed, in the middle perhaps
             pass
         finally:
-            with contextlib.suppress(Exception):
+            listening.cancel()
+            if session is not None:
                 await within(session.close)
+
+
+async def _listen(tab: WebSocket, asked: asyncio.Queue[str | None]) -> None:
+    """Put what a tab says into a queue; nothing, when it is closed."""
+    try:
+        while True:
+            await asked.put(await tab.receive_text())
+    except (WebSocketDisconnect, RuntimeError, KeyError):
+        await asked.put(None)
 
 
 def answer(session: PlaySession, asked: str) -> dict[str, Any]:

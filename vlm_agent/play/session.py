@@ -210,7 +210,7 @@ class PlaySession:
             "over": self.is_over,
             "saved": self.is_saved,
             "frame": _jpeg(frame[-frame.shape[1] :]),
-            "scene": None if self._scene is None else _jpeg(self._scene.frame()),
+            "has_scene": self._scene is not None,
             "probabilities": np.round(self._judged.probabilities[0], 4).tolist(),
             "value": None if values is None else round(float(values[0]), 3),
             "prompt": self._mind.prompt(self._now.facts.tolist()),
@@ -219,6 +219,10 @@ class PlaySession:
             "thinking_ms": round(self.thinking_ms, 1),
             "notice": notice,
         }
+
+    def scene(self) -> str | None:
+        """The scene from beside it, as a JPEG; it takes longer than all the rest."""
+        return None if self._scene is None else _jpeg(self._scene.frame())
 
     def _sentence(self) -> str:
         sentences = self.env.world.spec.instructions.sentences

@@ -44,6 +44,10 @@
 
   socket.addEventListener("message", (event) => {
     const told = JSON.parse(event.data);
+    if (told.scene) {
+      at("scene").src = "data:image/jpeg;base64," + told.scene;
+      return;
+    }
     waiting = Math.max(0, waiting - 1);
     at("problem").textContent = told.error || "";
     if (told.error) stop();
@@ -66,9 +70,8 @@
     document.querySelector("main").hidden = false;
     at("task").textContent = state.sentence;
     at("frame").src = "data:image/jpeg;base64," + state.frame;
-    at("beside").hidden = !state.scene;
-    document.querySelector(".views").classList.toggle("alone", !state.scene);
-    if (state.scene) at("scene").src = "data:image/jpeg;base64," + state.scene;
+    at("beside").hidden = !state.has_scene;
+    document.querySelector(".views").classList.toggle("alone", !state.has_scene);
     const best = Math.max(...state.probabilities);
     about.words.forEach((word, k) => {
       const button = at("words").children[k], share = state.probabilities[k];
