@@ -130,9 +130,9 @@ class ImitationTrainer(Trainer):
             fresh, known = len(heard), Moments(*known.parts, heard)
         if stage in self._learnt:
             restore(self.learner, self._learnt[stage])
+            self._is_whole = True
             is_last = stage == max(self._learnt) and self._within is NOWHERE
             if is_last and self.evaluations_lack(self.timesteps):  # the run was stopped in that
-                self._is_whole = True
                 self.conclude()
         else:
             self.fit(known, epochs, peak, name, fresh)
