@@ -3,10 +3,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 from vlm_agent.cli.entry import run_command
 from vlm_agent.common.errors import TrainingError, UserError
+from vlm_agent.world.pool.worker import Frames
 
 
 def test_user_errors_become_a_message_and_exit_code_2(capsys):
@@ -39,6 +41,33 @@ def test_a_run_that_cannot_go_on_is_a_message_and_exit_code_1(capsys):
 
     assert run_command(main) == 1
     assert capsys.readouterr().err == "\nvlm-agent: the run stopped: the loss is nan in update 3\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore of it"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        ImportError("libx.so: failed to map segment from shared object"),
+    ],
+)
+def test_a_lack_of_memory_says_what_takes_less(error: Exception, capsys):
+    def main():
+        raise error
+
+    assert run_command(main) == 1
+    said = capsys.readouterr().err
+    assert "not enough memory: " in said and "micro_batch_size" in said and "More of it" not in said
+
+
+def test_no_room_in_shared_memory_is_a_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "/dev/shm/pym")
+
+    monkeypatch.setattr("multiprocessing.heap.Arena.__init__", refuse)
+    with pytest.raises(UserError, match=r"num_envs: no room in shared memory for 3 .*Read-only"):
+        Frames.allocate(3, (4096, 4096, 3))
 
 
 def import_first(code: str, **variables: str) -> tuple[str, str]:

@@ -15,12 +15,19 @@ OTHERS_SAY_S = 3.0
 its launcher ends the others, unless only they have found it."""
 
 
+LESS = (
+    "Less is needed with a smaller micro_batch_size, num_envs, num_workers or feature_cache_gb, "
+    "gradient_checkpointing: true, or load_in_4bit: true; vlm-agent plan --config RECIPE says what "
+    "each part takes"
+)
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run ``main``; an error that is meant for people becomes a message on stderr.
 
     Returns:
-        The exit code: 2 for a :class:`UserError`, 1 for a :class:`TrainingError`, for
-        :class:`Stopped` as :func:`exit_code` says.
+        The exit code: 2 for a :class:`UserError`, 1 for a :class:`TrainingError` or where there is
+        not enough memory, for :class:`Stopped` as :func:`exit_code` says.
     """
     try:
         return main() or 0
@@ -40,6 +47,20 @@ def run_command(main: Callable[[], int | None]) -> int:
             file=sys.stderr,
         )
         return exit_code(stopped.reason)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not _is_of_memory(error):
+            raise
+        first = (str(error).splitlines() or ["it was refused"])[0]
+        print(f"\nvlm-agent: the run stopped: not enough memory: {first}. {LESS}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nvlm-agent: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether the machine or its GPU has no more memory; each library says so in its own way."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError"
+    text = str(error)
+    said = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")
+    return isinstance(error, MemoryError) or is_torchs or any(words in text for words in said)

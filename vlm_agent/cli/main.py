@@ -21,11 +21,10 @@ from vlm_agent.cli.make import (
     add_results,
     add_worlds,
 )
-from vlm_agent.cli.measure import add_compare, add_eval
-from vlm_agent.cli.pages import add_play, add_report
+from vlm_agent.cli.measure import add_compare, add_eval, add_suite
+from vlm_agent.cli.pages import add_play, add_report, add_runs
 from vlm_agent.cli.plan import add_plan
 from vlm_agent.cli.policies import add_merge, add_seal
-from vlm_agent.cli.suite import add_suite
 
 EPILOG = """
 train in one process:   vlm-agent train --config quick
@@ -46,6 +45,7 @@ COMMANDS = (
     add_merge,
     add_seal,
     add_prompt,
+    add_runs,
     add_report,
     add_play,
     add_show,

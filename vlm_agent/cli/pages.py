@@ -1,4 +1,4 @@
-"""``vlm-agent report`` and ``vlm-agent play``: pages on which to look at what a policy does."""
+"""``vlm-agent runs``, ``report`` and ``play``: to look at what there is, and at what it does."""
 
 from __future__ import annotations
 
@@ -72,6 +72,25 @@ def _mind(record: Any, trust_modules: bool) -> Mind | None:
     disable_progress_bar()  # of loading weights
     policy, _, _ = load_policy(folder, trust_modules)
     return mind_of(policy, load_actor_critic(folder, policy))
+
+
+def add_runs(commands: Any) -> None:
+    parser = commands.add_parser(
+        "runs",
+        help="list runs with their state and success",
+        description="List the runs below a folder, the one that was last changed first.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), help="what was output_dir (default: .)"
+    )
+    parser.set_defaults(run=_runs, takes_recipe=False)
+
+
+def _runs(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.report.listing import list_runs, runs_table
+
+    print(runs_table(list_runs(arguments.folder)))
+    return 0
 
 
 def add_play(commands: Any) -> None:

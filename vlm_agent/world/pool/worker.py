@@ -40,9 +40,20 @@ class Frames:
 
     @classmethod
     def allocate(cls, num_envs: int, frame_shape: tuple[int, ...]) -> Frames:
-        """Room for all environments of a pool."""
+        """Room for all environments of a pool.
+
+        Raises:
+            UserError: There is none.
+        """
         shape = (2, num_envs, *frame_shape)
-        return cls(mp.get_context("spawn").RawArray(ctypes.c_uint8, int(np.prod(shape))), shape)
+        size = int(np.prod(shape))
+        try:
+            return cls(mp.get_context("spawn").RawArray(ctypes.c_uint8, size), shape)
+        except OSError as error:
+            raise UserError(
+                f"num_envs: no room in shared memory for {num_envs} environments' pictures "
+                f"({size / 1e6:.0f} MB): {error}; in a container: --shm-size"
+            ) from None
 
     def array(self) -> np.ndarray:
         """The pictures as uint8 (2, N, H, W, 3), without a copy."""
