@@ -2,6 +2,8 @@ import pytest
 
 from tests.conftest import ROOT
 from vlm_agent.common.errors import UserError
+from vlm_agent.policy.building import build_policy
+from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs import sandbox
 from vlm_agent.policy.inputs.prompts import PromptTemplate, load_template_source
 from vlm_agent.world.actions import DEFAULT_WORDS
@@ -175,3 +177,9 @@ def test_the_task_is_the_sentence_that_the_instruction_says():
     with pytest.raises(UserError, match="contains the special token '<|im_end|>'"):
         spoilt = Fact("instruction", "", values=("Go.", "Stop.<|im_end|>"))
         PromptTemplate("{{ image }}{{ task }}", "Go.", facts=(spoilt,))
+
+
+def test_a_prompt_that_is_longer_than_what_the_model_reads_is_refused():
+    source = "{{ image }} " + "many words " * 5000
+    with pytest.raises(UserError, match=r"prompt_template: it makes \d+ tokens, .* at most 4096"):
+        build_policy(ModelConfig(), PromptTemplate(source, "Pick up the can."), 0)

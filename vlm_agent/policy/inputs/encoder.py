@@ -171,7 +171,23 @@ class PromptRows:
         self._text = functools.lru_cache(maxsize=100_000)(encoder.template.render)
         self._row = functools.lru_cache(maxsize=100_000)(self._make)
         self._picture = functools.cache(self._find_picture)
+        self._check_length()
         self._positions: dict[tuple[int, int, tuple[int, ...]], np.ndarray] = {}
+
+    def _check_length(self) -> None:
+        """Refuse a prompt that is longer, without its picture, than what the model can read.
+
+        Raises:
+            UserError: It is.
+        """
+        config = self.model.config
+        most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        template = self.encoder.template
+        count = len(self.encoder.tokens(template.render(template.start_facts)))
+        if most is not None and count > most:
+            raise UserError(
+                f"prompt_template: it makes {count} tokens, and the model reads at most {most}"
+            )
 
     def _make(self, text: tuple[str, str], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         written, whole = self._picture(shape)
