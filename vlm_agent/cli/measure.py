@@ -13,8 +13,8 @@ from vlm_agent.common.seeding import SPLITS
 from vlm_agent.common.whole import write_whole
 
 POLICY_HELP = (
-    "a policy's folder, its name on the hub, or one of: starter, beginner, warm_start, tiny, "
-    "expert, random"
+    "a policy's folder, its name on the hub, openai:MODEL for a model behind an OpenAI-compatible "
+    "server, or one of: starter, beginner, warm_start, tiny, expert, random"
 )
 
 USUAL = "can"
@@ -71,6 +71,11 @@ def add_episode_options(
         metavar="true|false",
         help="take the most probable word, else sample (default: true)",
     )
+    parser.add_argument(
+        "--base_url",
+        metavar="URL",
+        help="of the server of openai:MODEL (default: OPENAI_BASE_URL, or OpenAI's own)",
+    )
     add_trust(parser)
     parser.add_argument(
         "--num_envs", type=count, default=num_envs, help=f"played at once (default: {num_envs})"
@@ -106,6 +111,7 @@ def _measure(
         ablate,  # type: ignore[arg-type]
         lambda env: override_env(env, rest),
         arguments.trust_modules,
+        arguments.base_url,
     )
     episodes = arguments.num_eval_episodes
     with tqdm(total=episodes, desc=f"evaluating {name}", unit="episode") as bar:
@@ -208,6 +214,7 @@ def _suite(arguments: argparse.Namespace, _: list[str]) -> int:
             names=arguments.splits,
             known=known,
             trust_modules=arguments.trust_modules,
+            base_url=arguments.base_url,
             on_episode=count,
         ):
             rows.append(row)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import Split, episode_seed
 from vlm_agent.demonstrations.demonstrate import play_in_parallel
 from vlm_agent.evaluation.evaluate import Evaluation, Speaker, play, speaker
+from vlm_agent.evaluation.remote import OPENAI, PREFIX, RemoteModel
 from vlm_agent.policy.building import build_policy
 from vlm_agent.policy.config import TINY
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import world_template
 from vlm_agent.runs.checkpoints import load_policy
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.contract import WorldSpec
@@ -51,6 +54,7 @@ class Agent:
         ablate: What it is not told, see :func:`load_agent`.
         trained_in: The scene it was trained in; the usual one for who was not trained.
         policy: What speaks, if that is a model.
+        draws: Whether it always needs uniform numbers.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Agent:
     ablate: Ablation = "none"
     trained_in: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     policy: VLMPolicy | None = None
+    draws: bool = False
 
 
 def load_agent(
@@ -69,17 +74,20 @@ def load_agent(
     ablate: Ablation = "none",
     change: Callable[[EnvConfig], EnvConfig] = lambda env: env,
     trust_modules: bool = False,
+    base_url: str | None = None,
 ) -> Agent:
     """The agent of that name.
 
     Args:
         name: ``expert``, ``random``, ``starter``, ``tiny`` (the starter's model as it was before it
-            learnt), a policy's folder, or its name on the hub.
+            learnt), a policy's folder, its name on the hub, or ``openai:MODEL`` for a model behind
+            an OpenAI-compatible server.
         ablate: What a policy is not to be told: the ``image`` (it is grey), the ``instruction``
             (it is another goal's), the ``prompt``'s facts (they stay those of an episode's
             beginning), or ``none``.
         change: From the world it was trained in to the one it is to play in.
         trust_modules: Whether to import the modules that the policy names.
+        base_url: Of that server; by default what ``OPENAI_BASE_URL`` says, or OpenAI's own.
 
     Raises:
         UserError: There is no such policy, or it cannot play in that world.
@@ -87,10 +95,13 @@ def load_agent(
     name = ALIASES.get(name, name)
     if ablate != "none" and name in (EXPERT, RANDOM):
         raise UserError(f"--ablate {ablate}: {name!r} reads neither picture nor prompt")
-    if name in (EXPERT, RANDOM):
+    if name == EXPERT:
+        return Agent(name, change(EnvConfig()))
+    if name == RANDOM:
         env = change(EnvConfig())
-        count = len(declare(env).vocabulary)
-        return Agent(name, env, speak=None if name == EXPERT else _random_words(count))
+        return Agent(name, env, speak=_random_words(len(declare(env).vocabulary)), draws=True)
+    if name.startswith(PREFIX):
+        return _remote(name, ablate, change(EnvConfig()), base_url)
     policy, trained_in, gamma = load_policy("starter" if name == TINY else name, trust_modules)
     env = change(trained_in)
     world = declare(env)
@@ -109,6 +120,18 @@ def load_agent(
     if ablate != "none":
         speak = ablated(speak, ablate, template, world.instructions)
     return Agent(name, env, gamma, policy.words, policy.facts, speak, ablate, trained_in, policy)
+
+
+def _remote(name: str, ablate: Ablation, env: EnvConfig, base_url: str | None) -> Agent:
+    """A model behind a server, with the world's usual prompt."""
+    template = world_template(env)
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    model = RemoteModel(name.removeprefix(PREFIX), url, template)
+    speak: Speaker = model
+    if ablate != "none":
+        speak = ablated(model, ablate, template, declare(env).instructions)
+    facts, words = template.fact_names, template.words
+    return Agent(name, env, words=words, facts=facts, speak=speak, ablate=ablate, draws=True)
 
 
 def template_for(template: PromptTemplate, world: WorldSpec) -> PromptTemplate:
@@ -203,13 +226,15 @@ def measure(
             episodes.append(played.episode)
             on_episode()
     else:
-        greedy = greedy and agent.name != RANDOM
+        greedy = greedy and not agent.draws
         at_once = min(num_envs, count)
         with EnvPool(agent.env, at_once, gamma=agent.gamma, facts=agent.facts) as pool:
             done = play(agent.speak, pool, range(count), seed, greedy, split, on_episode)
         episodes = [done[number] for number in sorted(done)]
-    about = {"policy": agent.name, "task": agent.env.name, "split": split}
+    about: dict[str, Any] = {"policy": agent.name, "task": agent.env.name, "split": split}
     about |= {"ablate": agent.ablate}
+    if isinstance(agent.speak, RemoteModel):
+        about |= {"asked": agent.speak.asked, "unparseable": agent.speak.unparseable}
     mode = {"greedy": greedy, "seed": seed, "env": dataclasses.asdict(agent.env)}
     world = declare(agent.env)
     words = world.vocabulary.words if agent.words is None else agent.words

@@ -13,8 +13,9 @@ from typing import Any
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.seeding import Split as Episodes
 from vlm_agent.common.whole import MANIFEST
-from vlm_agent.evaluation.agents import ALIASES, EXPERT, RANDOM, load_agent, measure
-from vlm_agent.evaluation.splits import Split, Suite, seen_in_training
+from vlm_agent.evaluation.agents import ALIASES, EXPERT, RANDOM, Agent, load_agent, measure
+from vlm_agent.evaluation.remote import PREFIX
+from vlm_agent.evaluation.splits import Suite, seen_in_training
 from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.config import TINY
 from vlm_agent.recipe.command_line import change_env
@@ -67,6 +68,7 @@ def measure_suite(
     names: Sequence[str] = (),
     known: Sequence[Mapping[str, Any]] = (),
     trust_modules: bool = False,
+    base_url: str | None = None,
     on_episode: Callable[[str], object] = lambda name: None,
 ) -> Iterator[dict[str, Any]]:
     """Play each split's episodes, and give one row each, as soon as it is there.
@@ -78,6 +80,7 @@ def measure_suite(
         names: Of the splits to play; all by default.
         known: Rows of an earlier call; those that answer the same question are given again.
         trust_modules: Whether to import the modules that the policy names.
+        base_url: Of the server of a model that is elsewhere.
         on_episode: Called with a split's name after each of its episodes.
 
     Raises:
@@ -89,7 +92,8 @@ def measure_suite(
     chosen = [suite.splits[name] for name in dict.fromkeys(names or suite.splits)]
     if policy in (EXPERT, RANDOM):  # they are told nothing that could be kept from them
         chosen = [one for one in chosen if one.ablate == "none"]
-    trained_in = load_agent(policy, trust_modules=trust_modules).trained_in
+    load = partial(load_agent, trust_modules=trust_modules, base_url=base_url)
+    trained_in = load(policy).trained_in
     for one in chosen:  # what is wrong with the last one is said before the first is played
         try:
             change_env(trained_in, one.changes)
@@ -115,15 +119,12 @@ def measure_suite(
             yield dict(earlier[-1])
         else:
             count = partial(on_episode, one.name)
-            yield asked | _play(one, policy, how, trust_modules, count)
+            change = partial(change_env, values=one.changes)
+            yield asked | _play(load(policy, one.ablate, change), how, count)
 
 
-def _play(
-    split: Split, policy: str, how: Played, trust_modules: bool, on_episode: Callable[[], object]
-) -> dict[str, Any]:
+def _play(agent: Agent, how: Played, on_episode: Callable[[], object]) -> dict[str, Any]:
     """What a row says besides what was asked."""
-    change = partial(change_env, values=split.changes)
-    agent = load_agent(policy, split.ablate, change, trust_modules)
     played = measure(agent, how.count, how.seed, how.greedy, how.split, how.num_envs, on_episode)
     solved = [episode.success for episode in played.episodes]
     low, high = played.interval
@@ -149,7 +150,7 @@ def policy_digest(policy: str) -> str | None:
     Raises:
         UserError: There is no such policy.
     """
-    if policy in (EXPERT, RANDOM, TINY):
+    if policy in (EXPERT, RANDOM, TINY) or policy.startswith(PREFIX):
         return None
     found = hashlib.blake2b(digest_size=8)
     files = [

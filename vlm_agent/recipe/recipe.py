@@ -196,19 +196,36 @@ def _make_template(
     world = {field.name for cls in (EnvConfig, PromptConfig) for field in dataclasses.fields(cls)}
     if world & set(found):
         return None
+    try:
+        return world_template(env, prompt, search)
+    except UserError as error:
+        found["prompt_template"] = str(error)
+        return None
+
+
+def world_template(
+    env: EnvConfig, prompt: PromptConfig | None = None, search: Sequence[Path] = ()
+) -> PromptTemplate:
+    """The prompt of a world.
+
+    Args:
+        env: The world.
+        prompt: What a recipe says of it; by default what the world itself does.
+        search: Folders, after the current one, in which the template is looked for.
+
+    Raises:
+        UserError: There is no such template, or it cannot be used.
+    """
+    prompt = prompt or PromptConfig()
     spec = declare(env)
     words = spec.vocabulary.words if prompt.action_words is None else tuple(prompt.action_words)
     sentences = spec.instructions.sentences
     usual = "prompts/default.jinja" if env.env is None else "prompts/world.jinja"
-    try:
-        return PromptTemplate(
-            load_template_source(prompt.prompt_template or usual, [*search, SHIPPED]),
-            prompt.task_description or sentences[0],
-            spec.robot,
-            words,
-            all_facts(spec.own_facts, words, sentences, spec.history),
-            spec.vocabulary.senseless,
-        )
-    except UserError as error:
-        found["prompt_template"] = str(error)
-        return None
+    return PromptTemplate(
+        load_template_source(prompt.prompt_template or usual, [*search, SHIPPED]),
+        prompt.task_description or sentences[0],
+        spec.robot,
+        words,
+        all_facts(spec.own_facts, words, sentences, spec.history),
+        spec.vocabulary.senseless,
+    )
