@@ -110,24 +110,25 @@ def world(tmp_path: Path, monkeypatch) -> Iterator[Path]:
         yield tmp_path
 
 
-def sees_the_way(body: dict[str, Any], picture: Image.Image, text: str) -> tuple[int, Any]:
-    """Goes to the pad of the colour that the prompt names, by the picture."""
+def does_as_it_is_told(body: dict[str, Any], picture: Image.Image, text: str) -> tuple[int, Any]:
+    """Says another word for each of the colours that a prompt asks for, while it sees something."""
     assert body["model"] == "some-model" and body["temperature"] == 0
-    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
-    red, _, blue = pixels[pixels.any(-1)][1]  # of the pad to the left
+    assert picture.size == (56, 56) and np.asarray(picture).max() == 255
     is_red = "to red" in text or "the red" in text
-    is_left = (red > blue) == is_red
-    return 200, message("Far left!" if is_left else "far right")
+    return 200, message("Far left!" if is_red else "I say: far right")
 
 
 def test_it_plays_as_a_policy_does(world: Path):
-    with server(sees_the_way) as (url, asked):
+    with server(does_as_it_is_told) as (url, asked):
         output = world / "result.json"
         words = ["eval", "--policy", "openai:some-model", "--base_url", url, "--json", str(output)]
         scene = ["--env", "corridor:Corridor-v0", "--frame_size", "56", "--horizon", "12"]
         assert main([*words, *scene, "--num_eval_episodes", "6"]) == 0
     result = json.loads(output.read_text())
-    assert result["success_rate"] == 1.0
+    assert {episode["goal"] for episode in result["episodes"]} == {"red", "blue"}
+    for episode in result["episodes"]:
+        word = "far left" if episode["goal"] == "red" else "far right"
+        assert set(episode["words"]) == {word}
     assert (result["asked"], result["unparseable"]) == (len(asked), 0)
     assert len(asked) == sum(episode["length"] for episode in result["episodes"])
 
@@ -174,7 +175,7 @@ def test_a_server_that_refuses_is_a_sentence(template, answer: Answer, problem: 
 
 def test_no_key_and_no_server_are_sentences(template, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with server(sees_the_way) as (url, _), pytest.raises(UserError, match="is OPENAI_API_KEY set?"):
+    with server(does_as_it_is_told) as (url, _), pytest.raises(UserError, match="is OPENAI_API_KEY set?"):
         RemoteModel("m", url, template)(observations(1), np.zeros(1))
     with pytest.raises(UserError, match="cannot be reached"):
         RemoteModel("m", "http://127.0.0.1:9/v1", template)(observations(1), np.zeros(1))
