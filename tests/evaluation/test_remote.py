@@ -175,7 +175,8 @@ def test_a_server_that_refuses_is_a_sentence(template, answer: Answer, problem: 
 
 def test_no_key_and_no_server_are_sentences(template, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with server(does_as_it_is_told) as (url, _), pytest.raises(UserError, match="is OPENAI_API_KEY set?"):
+    refused = pytest.raises(UserError, match="is OPENAI_API_KEY set?")
+    with server(does_as_it_is_told) as (url, _), refused:
         RemoteModel("m", url, template)(observations(1), np.zeros(1))
     with pytest.raises(UserError, match="cannot be reached"):
         RemoteModel("m", "http://127.0.0.1:9/v1", template)(observations(1), np.zeros(1))
