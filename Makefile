@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system format lock wheel bench plan gpu soak picture clean
+.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,10 +49,10 @@ group: install system  ## GRPO against PPO on a sparse reward, 50,000 words each
 generalisation: install system  ## policies for scenes that change, stage by stage (a day; goes on where it was)
 	$(BIN)/vlm-agent generalisation $(ARGS)
 
-test: install system  ## the tests; ARGS=--long: those that take minutes, too
+test: install system browser  ## the tests; ARGS=--long: those that take minutes, too
 	$(BIN)/pytest -n 2 $(ARGS)
 
-faults: install system  ## make everything go wrong that can, the long way, and see what comes of it
+faults: install system browser  ## make everything go wrong that can, the long way, and see what comes of it
 	$(BIN)/python -m tests.faults --json recipes/results/faults.json $(ARGS)
 
 audit: install  ## ask for known vulnerabilities of the pinned packages; says so where it cannot
@@ -92,6 +92,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 system: install  ## check the rendering libraries; as root, install what is missing
 	@$(BIN)/vlm-agent doctor --install
+
+browser: install  ## a Chromium for tests of pages; as root, install Debian's
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } >$(VENV)/browser.log 2>&1 \
+	  || echo "Chromium could not be installed ($(VENV)/browser.log): tests of pages are skipped"; \
+	else echo "no Chromium here (Debian: apt-get install chromium): tests of pages are skipped"; fi
 
 sabotage: install  ## break the code in twelve ways, and see that a test notices each (10 minutes)
 	$(BIN)/python -m tests.sabotage
