@@ -1,4 +1,4 @@
-"""``vlm-agent merge`` and ``seal``: what changes a saved policy."""
+"""``vlm-agent merge``, ``seal`` and ``push``: what is done with a saved policy."""
 
 from __future__ import annotations
 
@@ -61,4 +61,52 @@ def _seal(arguments: argparse.Namespace, _: list[str]) -> int:
     folder = policy_folder(arguments.folder)
     write_manifest(folder)
     print(f"wrote {folder / MANIFEST}")
+    return 0
+
+
+def add_push(commands: Any) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="put a policy on the hub, with a card that says how good it is",
+        description="Write a policy's folder without places of this machine, with a model card "
+        "(task, words, prompt, recipe, evaluation with its interval, curves, film), and put it on "
+        "the Hugging Face hub.",
+    )
+    parser.add_argument("policy", metavar="POLICY", help="its folder, checkpoints/NAME_best say")
+    parser.add_argument("repository", metavar="USER/NAME", help="where to")
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE",
+        help="what eval --json wrote; by default what its run measured",
+    )
+    parser.add_argument("--license", default="apache-2.0", help="of the weights")
+    parser.add_argument("--private", action="store_true", help="for you alone")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write the folder here, and push nothing"
+    )
+    parser.set_defaults(run=_push, takes_recipe=False)
+
+
+def _push(arguments: argparse.Namespace, _: list[str]) -> int:
+    import tempfile
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.evaluation.evaluate import read_result
+    from vlm_agent.sharing.publish import push, write_public
+
+    disable_progress_bar()  # of loading weights
+    output = arguments.output
+    if output is not None and output.exists():
+        raise UserError(f"--output {output}: is there already; name a new folder")
+    evaluation = read_result(arguments.evaluation) if arguments.evaluation else None
+    what = arguments.policy, arguments.repository
+    if output is not None:
+        write_public(*what, output, evaluation, arguments.license)
+        print(f"wrote {output}")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        public = write_public(*what, Path(folder) / "policy", evaluation, arguments.license)
+        print(f"pushed to {push(public, arguments.repository, arguments.private)}")
     return 0

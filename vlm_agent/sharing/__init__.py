@@ -1,0 +1,1 @@
+"""What others are given: a policy's folder with a card, on the hub or on disk."""
