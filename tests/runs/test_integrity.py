@@ -168,3 +168,24 @@ def test_files_are_for_whom_the_umask_says(tmp_path):
         os.umask(before)
     assert (tmp_path / "made" / "weights").stat().st_mode & 0o777 == 0o640
     check_whole(tmp_path / "made")
+
+
+def test_what_a_killed_process_left_half_is_gone_after_a_restart(recipe_for, tmp_path):
+    settings = {"output_dir": str(tmp_path), "total_timesteps": 64, "save_freq": 32}
+    trainer_for(recipe_for(**settings)).train()
+    folders = RunFolders(recipe_for(**settings))
+    half = [
+        folders.checkpoints / ".vlm-agent_step48.partial",
+        folders.run / ".summary.json.partial",
+    ]
+    others = folders.checkpoints / ".other_step48.partial"
+    for path in (half[0], others):
+        path.mkdir()
+        (path / "model.safetensors").touch()
+    half[1].touch()
+    again = recipe_for(**settings, resume_from="latest")
+    trainer = trainer_for(again, VLMPolicy.from_pretrained(folders.steps()[-1]))
+    trainer.resume(folders.steps()[-1])
+    trainer.train()
+    assert not any(path.exists() for path in half)
+    assert others.exists()  # it may be another run's, that is being written now

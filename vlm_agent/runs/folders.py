@@ -131,6 +131,10 @@ class RunFolders:
         if recipe.run.resume_from is None:
             for path in self._all():
                 remove(path, ignore_errors=True)
+        # What a process that was killed was about to write, or to delete.
+        for place, name in ((self.checkpoints, f".{self.name}_*"), (self.run, ".*")):
+            for path in place.glob(f"{name}{PARTIAL}"):
+                remove(path, ignore_errors=True)
         try:
             self.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
