@@ -16,11 +16,13 @@ import wandb
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
+from tests.own_world import own_world
 from tests.runs import wandb_hosts as hosts
 from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.worlds import ColourPool, of
 from vlm_agent import Callback, PPOTrainer
 from vlm_agent.common.errors import UserError
+from vlm_agent.ppo.run import run_training
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.folders import RunFolders
@@ -273,7 +275,13 @@ def test_a_tracker_from_outside_is_told_of_the_whole_run(own_module, recipe_for)
         [row["timesteps"], flat(row)] for row in recorded
     ]
     evaluations = [one for one in told if "eval/success_rate" in one[1]]
-    assert evaluations == [[one["timesteps"], flat({"eval": one})] for one in trainer.evaluations]
+    rates = [
+        {k: v for k, v in one.items() if k not in ("seed", "greedy", "timesteps")}
+        for one in trainer.evaluations
+    ]
+    for one in rates:
+        del one["num_eval_episodes"]
+    assert [told for _, told in evaluations] == [flat({"eval": one}) for one in rates]
     assert [step for step, _ in evaluations] == [0, 64, 96]
 
 
@@ -415,3 +423,31 @@ def test_metrics_that_cannot_be_written_end_the_run_with_a_sentence(recipe_for):
     recipe = recipe_for()
     with pytest.raises(UserError, match=r"cannot write '.*metrics\.jsonl': No such file"):
         trainer_for(recipe, None, Deletes()).train()
+
+
+def test_trackers_are_shown_prompt_evaluations_films_and_curves(settings_of_wandb, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = {
+        "frame_size": 28, "num_envs": 2, "num_workers": 1, "rollout_steps": 8, "batch_size": 8,
+        "n_epochs": 1, "total_timesteps": 16, "num_eval_episodes": 2, "report_episodes": 0,
+    }  # fmt: skip
+    trackers = {"report_to": ["wandb", "tensorboard"], "wandb_mode": "offline"}
+    with own_world(tmp_path) as world, patch.dict(os.environ, {"PYTHONPATH": str(tmp_path)}):
+        recipe = Recipe.load(world, output_dir=str(tmp_path), **settings, **trackers)
+        run_training(recipe)
+    folder = RunFolders(recipe).run
+    media = next(folder.glob("wandb/offline-run-*/files/media"))
+    (table,) = (media / "table").glob("evaluations*.json")
+    told = json.loads(table.read_text())
+    rates = json.loads((folder / "summary.json").read_text())["evaluations"]
+    place = told["columns"].index("success_rate")
+    assert [row[place] for row in told["data"]] == [one["success_rate"] for one in rates]
+    films = {path.name.rpartition("_")[0][:11] for path in (media / "videos").iterdir()}
+    assert len(films) == 2
+    (prompt,) = (media / "html").glob("prompt*.html")
+    assert "last_action" in prompt.read_text()
+    events = EventAccumulator(str(next(folder.rglob("events.out.tfevents*")).parent))
+    events.Reload()
+    assert {"prompt/text_summary", "evaluations/text_summary"} <= set(events.Tags()["tensors"])
+    assert "curves" in events.Tags()["images"]

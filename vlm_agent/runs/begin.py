@@ -35,7 +35,7 @@ from vlm_agent.report.video import film_episode
 from vlm_agent.runs.compatibility import check_same_policy, check_same_run
 from vlm_agent.runs.folders import RunFolders, settled
 from vlm_agent.runs.reporting import silent, write_report
-from vlm_agent.runs.tracking import MetricsFile, make_trackers, start_trackers
+from vlm_agent.runs.tracking import MetricsFile, make_trackers, show_outputs, start_trackers
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import load_episode
 from vlm_agent.world.modules import check_trusted, foreign_modules
@@ -154,8 +154,8 @@ class Run:
             evaluations: The rates of each evaluation, oldest first.
             mind: The policy, to be asked again in the report.
         """
-        self.accelerator.end_training()
         if not self.accelerator.is_main_process:
+            self.accelerator.end_training()
             return
         folders = self.folders
         plot_curves(folders.metrics, evaluations, folders.curves)
@@ -183,6 +183,8 @@ class Run:
             mind = silent(mind)
         minds = {} if mind is None else {folders.name: mind}
         write_report([folders.run], folders.report, minds, self.recipe.tracking.report_episodes)
+        show_outputs(self.accelerator, self.recipe, folders, evaluations)
+        self.accelerator.end_training()
         print(training_summary(summary, folders.contents(), bool(foreign)))
 
 

@@ -76,13 +76,17 @@ class GuardedTracker(GeneralTracker):
         self._wait()
         self._tasks.put(None)
 
+    def tell(self, do: Callable[[GeneralTracker], Any]) -> None:
+        """Do something else with the tracker itself, in its thread."""
+        if not self._is_silent:
+            self._tasks.put(lambda: do(self._made))  # type: ignore[arg-type]
+
     def _start(self) -> None:
         self._made = self._make()
         self._made.start()
 
     def _tell(self, method: str, *what: Any, **options: Any) -> None:
-        if not self._is_silent:
-            self._tasks.put(lambda: getattr(self._made, method)(*what, **options))
+        self.tell(lambda made: getattr(made, method)(*what, **options))
 
     def _work(self) -> None:
         """Do what there is to be done, in order, until something fails."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from PIL import Image
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.whole import cannot_write, write_whole
@@ -87,6 +91,10 @@ def flat(values: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+NO_CURVES = ("seed", "greedy", "timesteps", "num_eval_episodes")
+"""What an evaluation says that is the same each time."""
+
+
 class Recorder(Callback):
     """Writes each update to ``metrics.jsonl`` and, with the evaluations, to the trackers."""
 
@@ -97,7 +105,62 @@ class Recorder(Callback):
 
     def on_evaluate(self, trainer: Trainer, evaluation: Any) -> None:
         """Record the evaluation."""
-        trainer.accelerator.log(flat({"eval": trainer.evaluations[-1]}), step=trainer.timesteps)
+        rates = {k: v for k, v in trainer.evaluations[-1].items() if k not in NO_CURVES}
+        trainer.accelerator.log(flat({"eval": rates}), step=trainer.timesteps)
+
+
+def show_outputs(
+    accelerator: Accelerator, recipe: Recipe, folders: RunFolders, evaluations: Sequence[Any]
+) -> None:
+    """Give trackers that can show them the prompt, the evaluations, films, curves and the report.
+
+    Args:
+        accelerator: Has the trackers.
+        recipe: The run.
+        folders: Where its outputs lie.
+        evaluations: The rates of each evaluation, oldest first.
+    """
+    told = {"wandb": _show_to_wandb, "tensorboard": _show_to_tensorboard}
+    for tracker in accelerator.trackers:
+        if isinstance(tracker, GuardedTracker) and tracker.name in told:
+            tracker.tell(partial(told[tracker.name], recipe, folders, evaluations))
+
+
+def _show_to_wandb(
+    recipe: Recipe, folders: RunFolders, evaluations: Sequence[Any], made: Any
+) -> None:
+    import wandb  # only here: slow to come
+
+    shown: dict[str, Any] = {"prompt": wandb.Html(f"<pre>{escape(recipe.template.source)}</pre>")}
+    if evaluations:
+        keys = [key for key, value in evaluations[0].items() if not isinstance(value, dict)]
+        rows = [[one.get(key) for key in keys] for one in evaluations]
+        shown["evaluations"] = wandb.Table(columns=keys, data=rows)
+    for name in ("before", "after"):
+        if (film := folders.run / f"{name}.mp4").is_file():
+            shown[f"film {name}"] = wandb.Video(str(film), format="mp4")
+    if folders.curves.is_file():
+        shown["curves"] = wandb.Image(str(folders.curves))
+    made.tracker.log(shown)
+
+
+def _show_to_tensorboard(
+    recipe: Recipe, folders: RunFolders, evaluations: Sequence[Any], made: Any
+) -> None:
+    writer = made.tracker
+    writer.add_text("prompt", f"```\n{recipe.template.source}\n```")
+    if evaluations:
+        keys = [key for key, value in evaluations[0].items() if not isinstance(value, dict)]
+        lines = [
+            keys,
+            ["---"] * len(keys),
+            *([one.get(key) for key in keys] for one in evaluations),
+        ]
+        table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        writer.add_text("evaluations", table)
+    if folders.curves.is_file():
+        picture = np.asarray(Image.open(folders.curves).convert("RGB"))
+        writer.add_image("curves", picture, dataformats="HWC")
 
 
 def make_trackers(recipe: Recipe) -> list[Any]:

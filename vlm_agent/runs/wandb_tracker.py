@@ -85,6 +85,8 @@ class WandbOrOffline(WandBTracker):
         self._start("offline", silent=True)
 
     def _start(self, mode: str, **settings: Any) -> None:
+        # Its copy of the terminal would be progress bars.
+        settings |= {"console": "off"}
         self.init_kwargs |= {"mode": mode, "settings": wandb.Settings(**settings)}
         super().start()
 
