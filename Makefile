@@ -83,10 +83,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	fi; \
 	echo "installing into $(VENV) with $$($$found --version) (a few minutes)" && \
 	$$found -m venv --clear $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
 	@if [ -n "$(HASHED)" ]; then \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock; \
 	fi
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 

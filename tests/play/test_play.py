@@ -47,7 +47,7 @@ def recipe(folder: Path, tmp_path: Path) -> Recipe:
 @pytest.fixture
 def table(recipe: Recipe) -> Table:
     policy = fresh_policy(recipe).eval()
-    return Table(policy, recipe.env, recipe, mind_of)
+    return Table(policy, recipe.env, recipe.ppo.gamma, recipe, mind_of)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_what_a_person_said_is_a_demonstration_that_a_warm_start_reads(session, 
     session.begin(0)
     while not session.is_over:
         session.say(expert(session))
-    with pytest.raises(UserError, match="has episode 0 already"):
+    with pytest.raises(UserError, match="is beyond episode 0"):
         session.save()
 
 

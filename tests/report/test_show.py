@@ -53,7 +53,7 @@ def show(folder: Path, *words: str) -> Path:
 @pytest.mark.parametrize("name", ["result.json", "runs/corridor/evaluations/16.json"])
 def test_episodes_of_results(folder: Path, name: str, capsys):
     episodes = json.loads((folder / name).read_text())["episodes"]
-    played = read_played(folder / name)
+    played = read_played(folder / name, trust_modules=True)
     for mine, theirs in zip(played.episodes, episodes, strict=True):
         assert [played.words[action] for action in mine.actions] == theirs["words"]
         assert (mine.seed, mine.success, mine.stage) == (
@@ -100,3 +100,14 @@ def test_what_cannot_be_shown_is_a_sentence(folder: Path, words, problem, tmp_pa
     places = {"RESULT": str(folder / "result.json"), "RECIPE": str(tmp_path / "x.json")}
     with pytest.raises(UserError, match=problem):
         show(folder, *[places.get(word, word) for word in words])
+
+
+def test_a_strangers_results_run_no_code(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nf = None\n")
+    for env in ({"task": "Lift", "reward": "evil:f"}, {"env": "evil:Evil-v0"}):
+        result = tmp_path / "result.json"
+        result.write_text(json.dumps({"episodes": [], "env": env}))
+        with pytest.raises(UserError, match="names code of its own .*evil"):
+            main(["show", "--episode", str(result), "--output", str(tmp_path / "a.gif")])
+    assert not (tmp_path / "canary").exists()

@@ -45,8 +45,10 @@ def stand_in() -> Iterator[tuple[str, Hub]]:
             self.answer(*self.reply(body))
 
         def do_GET(self):
-            name = self.path.removeprefix("/api/models/").partition("/")[0:1]
-            self.answer(200 if name else 404, {"id": "x", "siblings": []})
+            name = self.path.removeprefix("/api/models/").partition("?")[0]
+            known = name in hub.files
+            told = {"id": name, "private": hub.private.get(name), "siblings": []}
+            self.answer(200 if known else 404, told)
 
         def answer(self, status: int, said: Any) -> None:
             data = json.dumps(said).encode()

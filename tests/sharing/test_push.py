@@ -80,6 +80,8 @@ def test_a_policy_is_pushed_with_all_that_others_need(folder: Path, tmp_path: Pa
 def test_the_card_is_true_and_valid(folder: Path, tmp_path: Path):
     output = tmp_path / "public"
     assert main(["push", str(folder), "someone/corridor", "--output", str(output)]) == 0
+    shown = ["show", "--episode", str(output / "evaluation.json"), "--trust_modules"]
+    assert main([*shown, "--output", str(tmp_path / "one.png"), "--size", "56"]) == 0
     card = ModelCard.load(output / "README.md")
     measured = json.loads((folder.parents[1] / "runs/corridor/evaluations/16.json").read_text())
     (result,) = card.data.eval_results
@@ -114,6 +116,17 @@ def test_what_cannot_be_pushed_is_a_sentence(folder, tmp_path, words, problem):
     with pytest.raises(UserError, match=problem):
         main(["push", str(folder), *words, "--output", str(tmp_path / "public")])
     assert not list(tmp_path.iterdir())
+
+
+def test_no_hub_and_one_that_is_public_are_sentences(folder: Path):
+    done = pushed(folder, "http://127.0.0.1:9")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "can http://127.0.0.1:9 be reached?" in done.stderr
+    with stand_in() as (url, hub):
+        hub.files["someone/corridor"], hub.private["someone/corridor"] = {}, False
+        done = pushed(folder, url, "--private")
+    assert done.returncode == 2 and "is there, and public" in done.stderr
+    assert not hub.files["someone/corridor"]
 
 
 def test_a_hub_that_refuses_is_a_sentence(folder: Path):

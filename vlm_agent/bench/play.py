@@ -17,8 +17,8 @@ from vlm_agent.world.env import LanguageActionEnv
 
 def measure(words: int) -> dict[str, Any]:
     """Words of the starter's in turns: by the page's messages, and in the bare world."""
-    policy, config, _ = load_policy("starter")
-    session = PlaySession(Table(policy.eval(), config, None, mind_of))
+    policy, config, gamma = load_policy("starter")
+    session = PlaySession(Table(policy.eval(), config, gamma, None, mind_of))
     bare = LanguageActionEnv(config)
     answered: list[float] = []
     stepped: list[float] = []

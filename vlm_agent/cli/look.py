@@ -139,15 +139,12 @@ def _chosen(
     from vlm_agent.demonstrations.demonstrate import play_expert
     from vlm_agent.report.played import read_played
     from vlm_agent.world.config import EnvConfig
-    from vlm_agent.world.modules import check_trusted
 
     path = arguments.episode
     if arguments.expert is not None:
         return *play_expert(arguments.expert, EnvConfig()), None
     if path is not None:
-        played = read_played(path)
-        what = f"the episode {str(path)!r}"
-        check_trusted(what, played.config.modules, arguments.trust_modules)
+        played = read_played(path, arguments.trust_modules)
         episode = played.episodes[played.choose(arguments.number, arguments.outcome)]
         return episode, played.config, played.words, None
     return _played_now(arguments, rest)

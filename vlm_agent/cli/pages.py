@@ -51,7 +51,7 @@ def _report(arguments: argparse.Namespace, _: list[str]) -> int:
         mind = _mind(record, arguments.trust_modules)
         if mind is not None:
             minds[record.name] = mind
-    write_report(arguments.runs, output, minds, arguments.episodes)
+    write_report(arguments.runs, output, minds, arguments.episodes, arguments.trust_modules)
     print(f"wrote {output}")
     return 0
 
@@ -136,9 +136,11 @@ def _table(arguments: argparse.Namespace, rest: list[str]) -> Table:
     """What the page's sessions share."""
     from transformers.utils.logging import disable_progress_bar
 
+    from vlm_agent.demonstrations.folder import PERSON, DemonstrationsFolder
     from vlm_agent.evaluation.agents import load_agent
     from vlm_agent.play.session import Table
     from vlm_agent.policy.artifact import policy_folder
+    from vlm_agent.policy.config import TINY
     from vlm_agent.ppo.critic import load_actor_critic
     from vlm_agent.recipe.command_line import override_env
     from vlm_agent.runs.reporting import mind_of
@@ -148,13 +150,15 @@ def _table(arguments: argparse.Namespace, rest: list[str]) -> Table:
     agent = load_agent(arguments.policy, "none", lambda env: override_env(env, rest), trust)
     if agent.policy is None:
         raise UserError(f"--policy {arguments.policy}: nobody can ask it; name a policy")
-    folder = policy_folder(arguments.policy)
+    folder = None if arguments.policy == TINY else policy_folder(arguments.policy)
 
     def make_mind(policy: VLMPolicy) -> Mind:
-        return mind_of(policy, load_actor_critic(folder, policy))
+        return mind_of(policy, folder and load_actor_critic(folder, policy))
 
     recipe = _recipe_of(agent.policy, agent.env, arguments.demonstrations)
-    return Table(agent.policy, agent.env, recipe, make_mind)
+    if recipe is not None and DemonstrationsFolder(recipe).exists:
+        DemonstrationsFolder(recipe).prepare(PERSON)  # now, and not when something is to be saved
+    return Table(agent.policy, agent.env, agent.gamma, recipe, make_mind)
 
 
 def _recipe_of(policy: VLMPolicy, env: EnvConfig, folder: Path) -> Recipe | None:

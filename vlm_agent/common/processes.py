@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -47,8 +48,9 @@ def in_processes(
     ready = (begin, arguments)
     with ProcessPoolExecutor(count, mp.get_context("spawn"), _begin, ready) as processes:
         try:
-            for result in [processes.submit(do, item) for item in items]:
-                yield result.result(timeout)
+            waiting = deque(processes.submit(do, item) for item in items)
+            while waiting:  # one that was taken is not kept: it may be large
+                yield waiting.popleft().result(timeout)
         except TimeoutError:
             raise UserError(
                 f"{what} has given nothing for {timeout:.0f} s: its processes were stopped, or "

@@ -13,9 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.locks import locked
 from vlm_agent.common.whole import whole_file, write_whole
 from vlm_agent.demonstrations.demonstrate import Demonstration, play_in_parallel
-from vlm_agent.demonstrations.folder import DemonstrationsFolder, demonstration_seed
+from vlm_agent.demonstrations.folder import PERSON, DemonstrationsFolder, demonstration_seed
 from vlm_agent.recipe.recipe import Recipe
 
 SHARD = 50
@@ -105,14 +106,15 @@ def save_demonstration(recipe: Recipe, number: int, played: Demonstration) -> in
         UserError: The set has that episode already, is of other settings, or cannot be written.
     """
     folder = DemonstrationsFolder(recipe)
-    folder.prepare()
-    there = 0
-    while folder.files_of(there):
-        there = folder.stop_of(there)
-    if number < there:
-        raise UserError(f"demonstrations: {str(folder.path)!r} has episode {number} already")
-    columns, words = folder.columns(recipe.template.fact_names), recipe.template.words
-    _write_shard(folder, range(there, number + 1), [(number, played)], columns, words)
+    folder.prepare(PERSON)
+    with locked(folder.path / ".lock"):  # by another tab
+        there = folder.stop
+        if number < there:
+            raise UserError(
+                f"demonstrations: {str(folder.path)!r} is beyond episode {number}: begin another"
+            )
+        columns, words = folder.columns(recipe.template.fact_names), recipe.template.words
+        _write_shard(folder, range(there, number + 1), [(number, played)], columns, words)
     return number + 1
 
 

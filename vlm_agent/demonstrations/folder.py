@@ -16,6 +16,9 @@ from vlm_agent.common.whole import cannot_write, write_whole
 from vlm_agent.recipe.keys import default_settings
 from vlm_agent.recipe.recipe import Recipe
 
+EXPERT, PERSON = "the expert", "a person"
+"""Who may have said the words."""
+
 SETTINGS_FILE = "demonstrations.json"
 
 RENAMED = {"gripper": "gripper_closed"}
@@ -88,20 +91,34 @@ class DemonstrationsFolder:
             )
         return version
 
-    def prepare(self) -> None:
+    @property
+    def by(self) -> str:
+        """Who said the words that are there: the expert, or a person."""
+        return str(self._found().get("by", EXPERT))
+
+    def prepare(self, by: str = EXPERT) -> None:
         """Make the folder, or check the one that is there.
 
+        Args:
+            by: Who says the words.
+
         Raises:
-            UserError: As for :meth:`check`; or the folder cannot be written.
+            UserError: As for :meth:`check`; or somebody else said those that are there, or the
+                folder cannot be written.
         """
         if self.exists:
             self.check()
+            if self.by != by:
+                raise UserError(
+                    f"demonstrations: those in {str(self.path)!r} are said by {self.by}, and these "
+                    f"would be by {by}: name another folder"
+                )
             return
         try:
             (self.path / "data").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.path, error) from None
-        written = json.dumps({KEY: VERSION, **self.settings}, indent=2) + "\n"
+        written = json.dumps({KEY: VERSION, "by": by, **self.settings}, indent=2) + "\n"
         write_whole(self.path / SETTINGS_FILE, written)
 
     def columns(self, facts: Sequence[str]) -> dict[str, str]:
@@ -121,6 +138,14 @@ class DemonstrationsFolder:
         """The episode behind the last of the file that begins with ``start``; that if none."""
         stops = (_episodes_of(path).stop for path in self.files_of(start))
         return max(stops, default=start)
+
+    @property
+    def stop(self) -> int:
+        """The episode behind the last one that is there; 0 if none is."""
+        there = 0
+        while self.files_of(there):
+            there = self.stop_of(there)
+        return there
 
     def files(self) -> list[Path]:
         """All files."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.demonstrations.folder import DemonstrationsFolder, demonstration_seed
+from vlm_agent.demonstrations.folder import PERSON, DemonstrationsFolder, demonstration_seed
 from vlm_agent.demonstrations.table import decode, read_table
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.world.episode import Episode
@@ -137,9 +137,10 @@ def _wanted_tables(recipe: Recipe) -> list[Any]:
         tables.append(table.filter(np.asarray(table["episode"]) < wanted))
         there = stop
     if there < wanted:
+        how = "vlm-agent play" if folder.by == PERSON else "vlm-agent demos --config RECIPE"
         raise UserError(
             f"demonstrations: {there} of num_demo_episodes ({wanted}) are in {str(folder.path)!r}; "
-            "collect the rest with: vlm-agent demos --config RECIPE"
+            f"collect the rest with: {how}"
         )
     if not sum(len(table) for table in tables):
         raise UserError(f"demonstrations: the expert solved none of those in {str(folder.path)!r}")

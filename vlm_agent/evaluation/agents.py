@@ -55,6 +55,7 @@ class Agent:
         trained_in: The scene it was trained in; the usual one for who was not trained.
         policy: What speaks, if that is a model.
         draws: Whether it always needs uniform numbers.
+        remote: The model behind a server that speaks, if it is one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Agent:
     trained_in: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     policy: VLMPolicy | None = None
     draws: bool = False
+    remote: RemoteModel | None = None
 
 
 def load_agent(
@@ -131,7 +133,9 @@ def _remote(name: str, ablate: Ablation, env: EnvConfig, base_url: str | None) -
     if ablate != "none":
         speak = ablated(model, ablate, template, declare(env).instructions)
     facts, words = template.fact_names, template.words
-    return Agent(name, env, words=words, facts=facts, speak=speak, ablate=ablate, draws=True)
+    return Agent(
+        name, env, words=words, facts=facts, speak=speak, ablate=ablate, draws=True, remote=model
+    )
 
 
 def template_for(template: PromptTemplate, world: WorldSpec) -> PromptTemplate:
@@ -233,8 +237,8 @@ def measure(
         episodes = [done[number] for number in sorted(done)]
     about: dict[str, Any] = {"policy": agent.name, "task": agent.env.name, "split": split}
     about |= {"ablate": agent.ablate}
-    if isinstance(agent.speak, RemoteModel):
-        about |= {"asked": agent.speak.asked, "unparseable": agent.speak.unparseable}
+    if agent.remote is not None:
+        about |= {"asked": agent.remote.asked, "unparseable": agent.remote.unparseable}
     mode = {"greedy": greedy, "seed": seed, "env": dataclasses.asdict(agent.env)}
     world = declare(agent.env)
     words = world.vocabulary.words if agent.words is None else agent.words

@@ -101,19 +101,9 @@ def measure_suite(
             raise UserError(f"{suite.name}: splits: {one.name}: {error}") from None
     weights = policy_digest(policy)
     for one in chosen:
-        asked: dict[str, Any] = {
-            "suite": suite.name,
-            "split": one.name,
-            "group": one.group,
-            "is_mistake": one.is_mistake,
-            "policy": policy,
-            "weights": weights,
-            "episodes": how.count,
-            "mode": "greedy" if how.greedy else "sampled",
-            "of": how.split,
-            "seed": how.seed,
-            "asked": {"changes": dict(one.changes), "ablate": one.ablate},
-        }
+        asked = _asked(suite, one, policy, how) | {"weights": weights}
+        if base_url:
+            asked["base_url"] = base_url
         earlier = [row for row in known if asked.items() <= row.items()]
         if earlier:
             yield dict(earlier[-1])
@@ -121,6 +111,23 @@ def measure_suite(
             count = partial(on_episode, one.name)
             change = partial(change_env, values=one.changes)
             yield asked | _play(load(policy, one.ablate, change), how, count)
+
+
+def _asked(suite: Suite, one: Split, policy: str, how: Played) -> dict[str, Any]:
+    """What a row is the answer to."""
+    return {
+        "suite": suite.name,
+        "split": one.name,
+        "group": one.group,
+        "is_mistake": one.is_mistake,
+        "policy": policy,
+        "weights": None,
+        "episodes": how.count,
+        "mode": "greedy" if how.greedy else "sampled",
+        "of": how.split,
+        "seed": how.seed,
+        "asked": {"changes": dict(one.changes), "ablate": one.ablate},
+    }
 
 
 def _play(agent: Agent, how: Played, on_episode: Callable[[], object]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +34,8 @@ MOST_SESSIONS = 8
 """Tabs that have a world at once; each has some hundred megabytes."""
 
 LONGEST_MESSAGE = 100_000
+
+logger = logging.getLogger(__name__)
 
 KEYS = {
     "forward": "ArrowUp",
@@ -119,11 +123,14 @@ async def _converse(tab: WebSocket, table: Table) -> None:
                 if message is None:
                     return
                 told = await within(answer, session, message)
-        except UserError as error:
-            await tab.send_json({"error": str(error)})
-            await tab.close()
-        except (WebSocketDisconnect, RuntimeError):  # the tab is closed, in the middle perhaps
+        except WebSocketDisconnect:  # the tab is closed, in the middle perhaps
             pass
+        except Exception as error:  # of the simulator, the renderer or the model
+            if not isinstance(error, UserError) and not listening.done():
+                logger.exception("a tab's world has failed")
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it may be closed
+                await tab.send_json({"error": str(error) or type(error).__name__})
+                await tab.close()
         finally:
             listening.cancel()
             if session is not None:

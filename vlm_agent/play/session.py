@@ -44,6 +44,7 @@ class Table:
     Attributes:
         policy: Who is asked.
         config: The scene.
+        gamma: The discount of its rewards.
         recipe: Of the demonstrations that are saved; ``None`` where none can be.
         make_mind: From a policy to how it is asked.
         lock: Held while it is.
@@ -51,6 +52,7 @@ class Table:
 
     policy: VLMPolicy
     config: EnvConfig
+    gamma: float
     recipe: Recipe | None
     make_mind: MakeMind
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -72,11 +74,11 @@ class PlaySession:
         self._mind = table.make_mind(table.policy)
         self._is_own_prompt = False
         facts = facts_named(table.policy.facts, declare(table.config).facts)
-        self.env = LanguageActionEnv(table.config, facts=facts)
+        self.env = LanguageActionEnv(table.config, table.gamma, facts=facts)
         self._scene = self.env.world.spectator(SIDE)
         self.number = -1
         self.notice = ""
-        self.begin(0)
+        self.begin(_first_free(table.recipe))
 
     def close(self) -> None:
         """Free the world."""
@@ -227,6 +229,12 @@ class PlaySession:
     def _sentence(self) -> str:
         sentences = self.env.world.spec.instructions.sentences
         return sentences[self.env.instruction] if sentences else self.template.task
+
+
+def _first_free(recipe: Recipe | None) -> int:
+    """The number of the first episode that can be saved."""
+    folder = None if recipe is None else DemonstrationsFolder(recipe)
+    return folder.stop if folder is not None and folder.exists else 0
 
 
 def _always(fact: Any, sentence: str) -> Any:

@@ -103,7 +103,7 @@ def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> No
     (folder / POLICY_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (folder / RECIPE_FILE).write_text(json.dumps(policy.recipe, indent=2) + "\n")
     if is_public:
-        if policy.config.use_peft and _is_local(policy.config.model_name_or_path):
+        if policy.config.use_peft and is_local(policy.config.model_name_or_path):
             logger.warning(
                 "the adapter's base model is the folder %s, whose place is not published: whoever "
                 "loads the policy needs a model of that name",
@@ -249,10 +249,10 @@ def _without_places(value: Any) -> Any:
         return {key: _without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_places(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and _is_local(value) else value
+    return Path(value).name if isinstance(value, str) and is_local(value) else value
 
 
-def _is_local(name: str) -> bool:
+def is_local(name: str) -> bool:
     """Whether a text is the path of something on this machine."""
     is_path = len(name) < 1000 and "\n" not in name and len(name) > 1
     # Not Path.is_dir, which fails with names that are too long for one.

@@ -19,17 +19,17 @@ def save_examples(evaluations: tuple[Path, ...], outputs: tuple[Path, ...]) -> l
 
     Returns:
         What was written: nothing where an evaluation is missing, as it is when a run was resumed
-        elsewhere than it began.
+        elsewhere than it began, or where they played other episodes.
     """
     if not all(path.is_file() for path in evaluations):
         return []
-    before, after = (read_played(path) for path in evaluations)
+    before, after = (read_played(path, trust_modules=True) for path in evaluations)
 
-    def merit(number: int) -> tuple[bool, bool, float]:
-        first, last = before.episodes[number], after.episodes[number]
-        return last.success, not first.success, last.episode_return
-
-    shown = max(range(len(after.episodes)), key=merit)
-    for path, played in zip(outputs, (before, after), strict=True):
-        save_episode(path, played.episodes[shown], played.config, played.words)
+    first = {episode.seed: episode for episode in before.episodes}
+    both = [(first[last.seed], last) for last in after.episodes if last.seed in first]
+    if not both:
+        return []  # the run was gone on with by another seed
+    shown = max(both, key=lambda p: (p[1].success, not p[0].success, p[1].episode_return))
+    for path, played, episode in zip(outputs, (before, after), shown, strict=True):
+        save_episode(path, episode, played.config, played.words)
     return list(outputs)

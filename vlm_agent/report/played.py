@@ -14,6 +14,7 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import Episode, load_episode
+from vlm_agent.world.modules import check_trusted
 from vlm_agent.world.registry import declare
 
 
@@ -55,15 +56,16 @@ class Played:
         return wanted[place]
 
 
-def read_played(path: Path) -> Played:
+def read_played(path: Path, trust_modules: bool = False) -> Played:
     """The episodes of a file of results.
 
     Args:
         path: What ``eval --json`` wrote, a run's ``evaluations/N.json``, its ``after.json``, or the
             ``episode.json`` of an update that could not be.
+        trust_modules: Whether to import the modules that its scene names.
 
     Raises:
-        UserError: It holds none.
+        UserError: It holds none, or names code that is not to be trusted.
     """
     try:
         result = json.loads(path.read_text())
@@ -71,10 +73,12 @@ def read_played(path: Path) -> Played:
         raise UserError(f"no episode in {str(path)!r}: {error}") from None
     if not isinstance(result, dict) or not isinstance(result.get("episodes"), list):
         episode, config, words = load_episode(path)
+        check_trusted(f"the episode {str(path)!r}", config.modules, trust_modules)
         return Played((episode,), config, words)
     try:
         settings = result.get("env") or _recipe_beside(path)
         config = EnvConfig(**known_settings(EnvConfig, settings))
+        check_trusted(f"the results {str(path)!r}", config.modules, trust_modules)
         words = tuple(
             result.get("vocabulary")
             or settings.get("action_words")

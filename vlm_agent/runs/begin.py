@@ -157,6 +157,15 @@ class Run:
         if not self.accelerator.is_main_process:
             self.accelerator.end_training()
             return
+        try:
+            self._show(timesteps, evaluations, mind)
+        finally:
+            self.accelerator.end_training()
+
+    def _show(
+        self, timesteps: int, evaluations: Sequence[dict[str, Any]], mind: Mind | None
+    ) -> None:
+        """Of :meth:`finish`, what the main process does."""
         folders = self.folders
         plot_curves(folders.metrics, evaluations, folders.curves)
         if evaluations:
@@ -182,9 +191,14 @@ class Run:
         if mind is not None and evaluations and evaluations[-1]["timesteps"] != timesteps:
             mind = silent(mind)
         minds = {} if mind is None else {folders.name: mind}
-        write_report([folders.run], folders.report, minds, self.recipe.tracking.report_episodes)
+        write_report(
+            [folders.run],
+            folders.report,
+            minds,
+            self.recipe.tracking.report_episodes,
+            trust_modules=True,  # its own
+        )
         show_outputs(self.accelerator, self.recipe, folders, evaluations)
-        self.accelerator.end_training()
         print(training_summary(summary, folders.contents(), bool(foreign)))
 
 

@@ -57,6 +57,8 @@ def check_same_run(
     """
     # What the checkpoint's recipe lacks did not exist then, and was what its default is now.
     saved, wanted = {**default_settings(), **policy.recipe}, recipe.to_dict()
+    for key in ("model_name_or_path", "init_from"):  # as recipes say it now
+        saved[key] = saved[key] and str(Path(saved[key]).expanduser())
     versions = package_versions()
     saved |= versions | load_trainer_state(folder).get("versions", {})
     wanted |= versions

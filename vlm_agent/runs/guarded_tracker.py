@@ -14,7 +14,7 @@ from accelerate.tracking import GeneralTracker
 from vlm_agent.common.errors import UserError
 
 PATIENCE_S = 10.0
-"""How long a run waits for one tracker, all in all."""
+"""How long a run waits for a tracker to start, and to end."""
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class GuardedTracker(GeneralTracker):
     """Does what a tracker is told in a thread of its own.
 
     The run goes on meanwhile. What the tracker raises is a warning, and it is told no more then; it
-    is waited for when it starts and when it ends, for :data:`PATIENCE_S` together.
+    is waited for when it starts and when it ends, for so long each time.
 
     Args:
         name: The tracker's.
@@ -107,7 +107,6 @@ class GuardedTracker(GeneralTracker):
         while not is_done.wait(0.02) and not self._is_silent:
             if time.monotonic() - began > self._seconds:
                 self._give_up("it does not answer")
-        self._seconds -= time.monotonic() - began
 
     def _give_up(self, why: str) -> None:
         self._is_silent = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from vlm_agent.common.errors import UserError
 from vlm_agent.policy.decisions import act
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.sections import PPOConfig
 from vlm_agent.report.html.page import write_page
 from vlm_agent.report.html.players import choose_episodes, episode_players
 from vlm_agent.report.html.records import RunRecord
@@ -42,7 +44,8 @@ def mind_of(policy: VLMPolicy, speaks: Any = None) -> Mind:
 def policy_of_evaluation(record: RunRecord, timesteps: int) -> Path | None:
     """The folder of the policy that was evaluated after so many timesteps, if it is still there."""
     folder = record.folder.resolve().parents[1] / "checkpoints"
-    for path in sorted(folder.glob(f"{record.name}_*")):
+    own = re.compile(rf"{re.escape(record.name)}_(best|final|step\d+)")
+    for path in sorted(path for path in folder.glob("*") if own.fullmatch(path.name)):
         try:
             if json.loads((path / STATE_FILE).read_text()).get("timesteps") == timesteps:
                 return path
@@ -52,7 +55,11 @@ def policy_of_evaluation(record: RunRecord, timesteps: int) -> Path | None:
 
 
 def write_report(
-    folders: Sequence[Path], output: Path, minds: dict[str, Mind], episodes: int
+    folders: Sequence[Path],
+    output: Path,
+    minds: dict[str, Mind],
+    episodes: int,
+    trust_modules: bool = False,
 ) -> None:
     """Write the report of one run or several.
 
@@ -61,6 +68,7 @@ def write_report(
         output: The HTML file.
         minds: Run -> the policy of its last evaluation.
         episodes: How many of each one's last evaluation are shown moment by moment.
+        trust_modules: Whether to import the modules that their worlds name.
 
     Raises:
         UserError: A folder holds no run, or the file cannot be written.
@@ -76,21 +84,26 @@ def write_report(
             notes.append(f"{record.name}: the policy of its last evaluation is not there any more.")
             continue
         try:
-            players[record.name], note = _players(record, minds[record.name], episodes)
+            mind = minds[record.name]
+            players[record.name], note = _players(record, mind, episodes, trust_modules)
             notes.append(note)
         except UserError as error:  # the world does not replay, or is another one now
             notes.append(f"{record.name}: {error}.")
     write_page(records, output, players, notes)
 
 
-def _players(record: RunRecord, mind: Mind, count: int) -> tuple[list[dict[str, Any]], str]:
+def _players(
+    record: RunRecord, mind: Mind, count: int, trust_modules: bool
+) -> tuple[list[dict[str, Any]], str]:
     """Some episodes of a run's last evaluation, and a sentence on which they are."""
     last = record.evaluations[-1]
     numbers = choose_episodes(last["episodes"], count)
-    played = read_played(record.folder / "evaluations" / f"{last['timesteps']}.json")
+    path = record.folder / "evaluations" / f"{last['timesteps']}.json"
+    played = read_played(path, trust_modules)
+    gamma = record.recipe.get("gamma", PPOConfig().gamma)
     chosen = [(n, played.episodes[n]) for n in numbers]
     with tqdm(total=len(chosen), desc="report", unit="episode", leave=False) as bar:
-        players = episode_players(chosen, played.config, mind, on_episode=bar.update)
+        players = episode_players(chosen, played.config, gamma, mind, on_episode=bar.update)
     failures = sum(not episode.success for _, episode in chosen)
     players.sort(key=lambda one: (one["success"], one["stage"]))
     return players, (

@@ -112,7 +112,7 @@ class Recorder(Callback):
 def show_outputs(
     accelerator: Accelerator, recipe: Recipe, folders: RunFolders, evaluations: Sequence[Any]
 ) -> None:
-    """Give trackers that can show them the prompt, the evaluations, films, curves and the report.
+    """Give trackers that can show them the prompt, the evaluations, films and curves.
 
     Args:
         accelerator: Has the trackers.
@@ -198,7 +198,7 @@ def _make_tracker(name: str, recipe: Recipe) -> Any:
 
 
 def start_trackers(
-    accelerator: Accelerator, recipe: Recipe, run_folder: Path, wandb_seconds: float = 10.0
+    accelerator: Accelerator, recipe: Recipe, run_folder: Path, wandb_seconds: float = 5.0
 ) -> None:
     """Start the accelerator's trackers, unless somebody has; wandb logs offline if it must.
 
@@ -208,7 +208,8 @@ def start_trackers(
         accelerator: Has the trackers, as :func:`make_trackers` makes them.
         recipe: What they are told of the run.
         run_folder: Where wandb writes.
-        wandb_seconds: How long wandb may try to go online, all in all.
+        wandb_seconds: How long wandb may try to go online, all in all; less than a tracker is
+            waited for, so that it can go offline then.
 
     Raises:
         UserError: wandb's own settings are wrong.

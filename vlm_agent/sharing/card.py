@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from vlm_agent.policy.artifact import is_local
 from vlm_agent.policy.config import TINY
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.keys import default_settings
@@ -88,13 +89,14 @@ def model_card(
     """
     world = recipe.get("env") or ", ".join(recipe.get("tasks") or []) or recipe.get("task", "?")
     name = repository.rpartition("/")[2]
-    base = policy.config.model_name_or_path
+    base = str(recipe.get("model_name_or_path", policy.config.model_name_or_path))
+    is_known = base != TINY and not is_local(policy.config.model_name_or_path)
     data = ModelCardData(
         license=licence,
         library_name="vlm-agent",
         pipeline_tag="robotics",
         tags=["vlm-agent", "robotics", "reinforcement-learning", "vision-language-model"],
-        base_model=None if base == TINY else base,
+        base_model=base if is_known else None,
         model_name=name,
         eval_results=None if evaluation is None else [_result(evaluation, world)],
     )

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.settings import known_settings
 from vlm_agent.common.whole import whole_folder
 from vlm_agent.policy.artifact import RECIPE_FILE, policy_folder, write_policy
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.runs.checkpoints import STATE_FILE
 from vlm_agent.sharing.card import model_card
+from vlm_agent.world.config import EnvConfig
 
 CHECKPOINT = re.compile(r"(.+)_(?:best|final|step\d+)")
 
@@ -48,10 +50,18 @@ def what_lies_beside(folder: Path) -> Beside:
     if match is None:
         return Beside(timesteps, None, {})
     run = folder.resolve().parents[1] / "runs" / match[1]
-    files = {"curves.png": run / "curves.png", "film.mp4": run / "after.mp4"}
+    files = {"curves.png": run / "curves.png"}
+    if _last_words(run) == timesteps:
+        files["film.mp4"] = run / "after.mp4"
     measured = run / "evaluations" / f"{timesteps}.json"
     evaluation = json.loads(measured.read_text()) if measured.is_file() else None
     return Beside(timesteps, evaluation, {n: path for n, path in files.items() if path.is_file()})
+
+
+def _last_words(run: Path) -> int | None:
+    """After how many words a run was evaluated last: its film is of that policy."""
+    numbers = [path.stem for path in (run / "evaluations").glob("*.json")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=None)
 
 
 def write_public(
@@ -84,10 +94,11 @@ def write_public(
     beside = what_lies_beside(folder)
     evaluation = evaluation or beside.evaluation
     files = tuple(beside.files)
+    env = known_settings(EnvConfig, policy.recipe)
     with whole_folder(output) as partial:
         write_policy(policy, partial, is_public=True)
         if evaluation is not None:
-            told = {**evaluation, "policy": repository}
+            told = {"env": env, **evaluation, "policy": repository}
             (partial / "evaluation.json").write_text(json.dumps(told) + "\n")
         for file, path in beside.files.items():
             shutil.copy(path, partial / file)
@@ -114,10 +125,14 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise UserError(f"push: {repository} is there, and public: make it private first")
         api.upload_folder(
             repo_id=repository, folder_path=folder, commit_message="A policy of vlm-agent"
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of its HTTP library, too
         reason = " ".join(str(error).split())[:400]
         raise UserError(
             f"push: {repository}: {reason}; are you logged in (hf auth login), and can "

@@ -43,6 +43,7 @@ def choose_episodes(played: Sequence[dict[str, Any]], count: int) -> list[int]:
 def episode_players(
     episodes: Sequence[tuple[int, Episode]],
     config: EnvConfig,
+    gamma: float,
     mind: Mind,
     workers: int = 0,
     on_episode: Callable[[], object] = lambda: None,
@@ -52,6 +53,7 @@ def episode_players(
     Args:
         episodes: Their numbers, for people, and the episodes.
         config: The scene they were played in.
+        gamma: The discount of its rewards.
         mind: Who spoke.
         workers: Processes; 0 for one per core.
         on_episode: Called after each, for progress bars.
@@ -63,7 +65,9 @@ def episode_players(
         UserError: The world does not replay.
     """
     players: list[dict[str, Any]] = []
-    for replay in replay_all([episode for _, episode in episodes], config, mind.facts, workers):
+    for replay in replay_all(
+        [episode for _, episode in episodes], config, gamma, mind.facts, workers
+    ):
         number = episodes[len(players)][0]
         players.append(_player(number, replay, mind))
         on_episode()

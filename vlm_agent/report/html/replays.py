@@ -51,20 +51,25 @@ class Replay:
 
 
 def replay_all(
-    episodes: Sequence[Episode], config: EnvConfig, facts: Sequence[str], workers: int = 0
+    episodes: Sequence[Episode],
+    config: EnvConfig,
+    gamma: float,
+    facts: Sequence[str],
+    workers: int = 0,
 ) -> Iterator[Replay]:
     """Play episodes again, in order.
 
     Args:
         episodes: The episodes.
         config: The scene they were played in.
+        gamma: The discount of its rewards.
         facts: Names of the facts that observations tell.
         workers: Processes; 0 for one per core.
 
     Raises:
         UserError: The world does not replay, or a process failed.
     """
-    arguments = (config, tuple(facts))
+    arguments = (config, gamma, tuple(facts))
     yield from in_processes(
         _replay, episodes, _start, arguments, workers=workers, what="playing episodes again"
     )
@@ -74,9 +79,10 @@ _env: LanguageActionEnv
 _facts: tuple[str, ...]
 
 
-def _start(config: EnvConfig, facts: tuple[str, ...]) -> None:
+def _start(config: EnvConfig, gamma: float, facts: tuple[str, ...]) -> None:
     global _env, _facts
-    _env, _facts = LanguageActionEnv(config, facts=facts_named(facts, declare(config).facts)), facts
+    told = facts_named(facts, declare(config).facts)
+    _env, _facts = LanguageActionEnv(config, gamma, facts=told), facts
 
 
 def _replay(episode: Episode) -> Replay:
