@@ -164,7 +164,7 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
             ["eval", "--policy", "a", "--json", "/proc/x/y"],
             "--json .*cannot be written",
         ),
-        (["show", "--expert", "1", "--output", "a.gif"], "ending in .mp4 or .gif or .png"),
+        (["show", "--expert", "1", "--output", "a.bmp"], "ending in .mp4 or .gif or .png"),
         (["prompt", "--config", "recipes/quik.yaml"], "'recipes/quick.yaml'"),
         (
             ["prompt", "--action_words", *["a", "b", "c", "d", "e", "f", "g", "a"]],

@@ -61,9 +61,11 @@ def test_the_wheel_holds_the_package_and_what_ships_and_nothing_else(wheel: zipf
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     package = ROOT / "vlm_agent"
     code = {path.relative_to(ROOT).as_posix(): path for path in package.rglob("*.py")}
-    policies = {
+    places = [package / "shipped" / "policies", *package.rglob("assets")]
+    data = {
         path.relative_to(ROOT).as_posix(): path
-        for path in (package / "shipped" / "policies").rglob("*")
+        for place in places
+        for path in place.rglob("*")
         if path.is_file()
     }
     linked = {
@@ -72,7 +74,7 @@ def test_the_wheel_holds_the_package_and_what_ships_and_nothing_else(wheel: zipf
         for path in (ROOT / folder).glob(files)
     }
     measured = "recipes/results/plan_constants.json"  # what `vlm-agent plan` reads
-    expected = code | policies | linked | {f"vlm_agent/shipped/{measured}": ROOT / measured}
+    expected = code | data | linked | {f"vlm_agent/shipped/{measured}": ROOT / measured}
     assert held == set(expected)
     for name, path in expected.items():
         assert wheel.read(name) == path.read_bytes(), name

@@ -111,6 +111,7 @@ def checkpoint(folder: Path, steps: int) -> dict:
     return {name: load_file(path / f"{name}.safetensors") for name in FILES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", ["fsdp2"])
 def test_a_run_of_ddp_is_gone_on_with(config: str, recipe: Path, whole: Path):
     folder = whole.parent / config

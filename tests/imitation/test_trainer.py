@@ -290,7 +290,7 @@ class KilledInside(Callback):
         pytest.param(10, {}, marks=pytest.mark.long),
         pytest.param(23, {}, marks=pytest.mark.long),
         (27, LORA),
-        (39, {}),
+        pytest.param(39, {}, marks=pytest.mark.long),
     ],
 )
 def test_a_warm_start_that_was_killed_in_a_pass_goes_on_inside_it(recipe_for, batches, form):
