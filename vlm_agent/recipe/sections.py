@@ -246,7 +246,7 @@ class TrackingConfig:
         "auto", "auto: online when logged in, else offline"
     )
     report_episodes: Annotated[int, Field(ge=0, le=200)] = setting(
-        8, "episodes of the last evaluation that report.html shows word by word"
+        6, "episodes of the last evaluation that report.html shows word by word"
     )
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.processes import in_processes
 from vlm_agent.world.config import EnvConfig
-from vlm_agent.world.contract import Spectator
 from vlm_agent.world.env import LanguageActionEnv
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.facts import facts_named
@@ -26,6 +25,9 @@ SIDE = 224
 """Side of each of the two pictures, in pixels."""
 
 FPS = 5
+
+SCENE_EVERY = 2
+"""Words between two pictures of the scene: each takes longer than all the rest of a word."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ def _replay(episode: Episode) -> Replay:
     spectator = _env.world.spectator(SIDE)
     pictures, seen, states, rewards, stages = [], [], [], [], []
     try:
-        for action in episode.actions:
-            pictures.append(_beside(observation["image"], spectator))
+        scene: np.ndarray | None = None
+        for number, action in enumerate(episode.actions):
+            if spectator is not None and number % SCENE_EVERY == 0:
+                scene = spectator.frame()
+            pictures.append(_beside(observation["image"], scene))
             seen.append(Observations.from_env(observation, _facts))
             states.append(_env.privileged_state())
             observation, reward, terminated, truncated, info = _env.step(action)
@@ -101,7 +106,8 @@ def _replay(episode: Episode) -> Replay:
             stages.append(str(info["stage"]))
             if terminated or truncated:
                 break
-        pictures.append(_beside(observation["image"], spectator))
+        scene = None if spectator is None else spectator.frame()
+        pictures.append(_beside(observation["image"], scene))
     finally:
         if spectator is not None:
             spectator.close()
@@ -113,14 +119,14 @@ def _replay(episode: Episode) -> Replay:
     return Replay(episode, film, observations, np.array(rewards), tuple(stages), sentence)
 
 
-def _beside(seen: np.ndarray, spectator: Spectator | None) -> Image.Image:
+def _beside(seen: np.ndarray, scene: np.ndarray | None) -> Image.Image:
     """The policy's view, and to the right of it the scene."""
     wide = seen.shape[1]
     view = Image.fromarray(seen[-wide:])  # of a policy with a memory, the present picture
-    image = Image.new("RGB", (SIDE if spectator is None else 2 * SIDE, SIDE))
+    image = Image.new("RGB", (SIDE if scene is None else 2 * SIDE, SIDE))
     image.paste(view.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
-    if spectator is not None:
-        image.paste(Image.fromarray(spectator.frame()), (SIDE, 0))
+    if scene is not None:
+        image.paste(Image.fromarray(scene), (SIDE, 0))
     return image
 
 
