@@ -424,8 +424,18 @@ def test_micro_batches_change_nothing_but_the_memory(recipe_for, form, size):
 def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(recipe_for):
     recipe = recipe_for(learning_rate=1e30, save_freq=32)
     trainer = trainer_for(recipe)
+    before = [p.detach().clone() for p in trainer.policy.parameters()]
+    step, steps = trainer.learner.optimizer.step, []
+
+    def counted() -> None:
+        steps.append(1)
+        step()
+
+    trainer.learner.optimizer.step = counted
     with pytest.raises(TrainingError, match=r"not finite .* update 0, epoch 0, minibatch 1"):
         trainer.train()
+    assert len(steps) == 1  # of the minibatch before; and the update is taken back
+    assert all(map(torch.equal, before, trainer.policy.parameters()))
     assert all(p.isfinite().all() for p in trainer.policy.parameters())
     assert not trainer.folders.steps()
     fault = trainer.folders.run / "not_finite_0"
