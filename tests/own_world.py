@@ -112,6 +112,19 @@ horizon: 12
 """
 
 
+SMALL = {
+    "frame_size": 28,
+    "num_envs": 2,
+    "num_workers": 1,
+    "rollout_steps": 8,
+    "total_timesteps": 16,
+    "batch_size": 8,
+    "n_epochs": 1,
+    "report_episodes": 0,
+}
+"""Settings of a run of seconds."""
+
+
 @contextmanager
 def own_world(folder: Path) -> Iterator[Path]:
     """The recipe of that world in a folder from which its module can be imported."""

@@ -8,24 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.own_world import own_world
+from tests.own_world import SMALL, own_world
 from vlm_agent import Recipe
 from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
 from vlm_agent.ppo.run import run_training
 from vlm_agent.report.played import read_played
 
-SETTINGS = {
-    "frame_size": 28,
-    "num_envs": 2,
-    "num_workers": 1,
-    "rollout_steps": 8,
-    "total_timesteps": 16,
-    "batch_size": 8,
-    "n_epochs": 1,
-    "num_eval_episodes": 8,
-    "report_episodes": 0,
-}
+SETTINGS = {**SMALL, "num_eval_episodes": 8}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import wandb
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
-from tests.own_world import own_world
+from tests.own_world import SMALL, own_world
 from tests.runs import wandb_hosts as hosts
 from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
 from tests.worlds import ColourPool, of
@@ -428,10 +428,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_a_sentence(recipe_for):
 def test_trackers_are_shown_prompt_evaluations_films_and_curves(settings_of_wandb, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = {
-        "frame_size": 28, "num_envs": 2, "num_workers": 1, "rollout_steps": 8, "batch_size": 8,
-        "n_epochs": 1, "total_timesteps": 16, "num_eval_episodes": 2, "report_episodes": 0,
-    }  # fmt: skip
+    settings = {**SMALL, "num_eval_episodes": 2}
     trackers = {"report_to": ["wandb", "tensorboard"], "wandb_mode": "offline"}
     with own_world(tmp_path) as world, patch.dict(os.environ, {"PYTHONPATH": str(tmp_path)}):
         recipe = Recipe.load(world, output_dir=str(tmp_path), **settings, **trackers)

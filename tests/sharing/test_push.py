@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from tests.conftest import ROOT
-from tests.own_world import own_world
+from tests.own_world import SMALL, own_world
 from tests.sharing.hub import TOKEN, stand_in
 from vlm_agent import Recipe, VLMPolicy
 from vlm_agent.cli.main import main
@@ -21,18 +21,7 @@ from vlm_agent.policy.decisions import act
 from vlm_agent.ppo.run import run_training
 from vlm_agent.world.observations import Observations
 
-SETTINGS = {
-    "frame_size": 28,
-    "num_envs": 2,
-    "num_workers": 1,
-    "rollout_steps": 8,
-    "total_timesteps": 16,
-    "batch_size": 8,
-    "n_epochs": 1,
-    "num_eval_episodes": 4,
-    "report_episodes": 0,
-    "learning_rate": 2e-3,
-}
+SETTINGS = {**SMALL, "num_eval_episodes": 4, "learning_rate": 2e-3}
 
 
 @pytest.fixture(scope="module")

@@ -173,14 +173,9 @@ def _played_now(
     while True:
         result = measure(agent, tried, arguments.seed, True, arguments.split)
         played = Played(result.episodes, agent.env, result.words)
-        fits = sum(outcome in (None, _outcome(episode)) for episode in played.episodes)
-        if fits > number or tried >= MOST_TRIED:
+        if len(played.numbers(outcome)) > number or tried >= MOST_TRIED:
             break
         tried = min(MOST_TRIED, 4 * tried)
     chosen = played.choose(number, outcome)
     mind = mind_of(agent.policy) if agent.policy is not None else None
     return played.episodes[chosen], agent.env, result.words, mind
-
-
-def _outcome(episode: Episode) -> str:
-    return "solved" if episode.success else "failed"

@@ -32,21 +32,25 @@ class Played:
     config: EnvConfig
     words: tuple[str, ...]
 
+    def numbers(self, outcome: str | None) -> list[int]:
+        """The numbers of those that ``"failed"``, that were ``"solved"``, or of all."""
+        return [
+            number
+            for number, episode in enumerate(self.episodes)
+            if outcome is None or episode.success == (outcome == "solved")
+        ]
+
     def choose(self, number: int | None, outcome: str | None) -> int:
         """The number of one of them.
 
         Args:
             number: Which of those there are; the first by default.
-            outcome: ``"failed"`` or ``"solved"``: of these alone.
+            outcome: As for :meth:`numbers`.
 
         Raises:
             UserError: There are not so many.
         """
-        wanted = [
-            n
-            for n, episode in enumerate(self.episodes)
-            if outcome is None or episode.success == (outcome == "solved")
-        ]
+        wanted = self.numbers(outcome)
         place = number or 0
         if place >= len(wanted):
             kind = f" {outcome}" if outcome else ""
