@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak picture clean
+.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak docs picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -135,9 +135,13 @@ soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 m
 	$(BIN)/vlm-agent bench soak --frame_size 112 --json recipes/results/soak.json
 	$(BIN)/pytest -k outlives --rounds 5
 
+docs: install  ## the documents as a site, in site/; strict
+	$(BIN)/vlm-agent keys --output docs/keys.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 picture: install system  ## make the README's pictures again
-	$(BIN)/vlm-agent show --expert 7 --output .github/robot.png
-	$(BIN)/vlm-agent show --directions Panda --output .github/directions.png
+	$(BIN)/vlm-agent show --expert 7 --output docs/pictures/robot.png
+	$(BIN)/vlm-agent show --directions Panda --output docs/pictures/directions.png
 
 clean:  ## remove .venv and caches, never runs or checkpoints
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

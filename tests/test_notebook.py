@@ -1,4 +1,4 @@
-"""The README's example, but smaller: in a notebook's way, and in two processes."""
+"""The example of docs/library.md, but smaller: in a notebook's way, and in two processes."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def print(*what):
 
 @pytest.fixture
 def example() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "PPOTrainer(" in block]
     smaller = block.replace("total_timesteps=512", SMALLER).replace("episodes=20", "episodes=2")
     assert smaller.count("64") == smaller.count("episodes=2)") == 1
@@ -45,7 +45,7 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_it_runs_in_one_process(example: str, tmp_path: Path, capsys):
     with contextlib.chdir(tmp_path):
-        exec(compile(example, "README.md", "exec"), {"__name__": "notebook"})
+        exec(compile(example, "library.md", "exec"), {"__name__": "notebook"})
     update, *_, success, word = capsys.readouterr().out.splitlines()
     assert update.startswith("32 ")
     assert 0 <= float(success) <= 1

@@ -1,4 +1,4 @@
-"""The study's stages, and the README's table and picture that are made of its results."""
+"""The study's stages, and the table and picture of docs/results.md that are made of its results."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from vlm_agent.report.results import (
     curves_digest,
     plot_learning_curves,
     results_table,
-    write_readme,
+    write_page,
 )
 from vlm_agent.studies import quick
 from vlm_agent.studies.results import write_results
@@ -36,12 +36,12 @@ ROW_KEYS = {
 }  # fmt: skip
 
 
-def test_the_readme_shows_the_results():
-    readme = (ROOT / "README.md").read_text()
-    assert f"{BEGIN}\n{results_table(RESULTS)}\n{END}" in readme
-    assert ("(.github/learning.png)" in readme) == bool(RESULTS["curves"])
+def test_the_page_shows_the_results():
+    page = (ROOT / "docs/results.md").read_text()
+    assert f"{BEGIN}\n{results_table(RESULTS)}\n{END}" in page
+    assert ("(pictures/learning.png)" in page) == bool(RESULTS["curves"])
     if RESULTS["curves"]:
-        picture = Image.open(ROOT / ".github" / "learning.png")
+        picture = Image.open(ROOT / "docs/pictures/learning.png")
         assert picture.text[SOURCE] == curves_digest(RESULTS["curves"])
 
 
@@ -246,7 +246,7 @@ class StudyOf(Study):
         yield from self.own_rows
 
 
-def test_results_from_evaluations_to_the_readme(tmp_path: Path):
+def test_results_from_evaluations_to_the_page(tmp_path: Path):
     start = Row("starter policy", "s", train_seed=0)
     learnt = Row("PPO from the starter policy", "full_tiny_0_best", train_seed=1)
     dark = Row(learnt.label, "b", train_seed=1, change=("--light", "0.6"))
@@ -287,11 +287,11 @@ def test_results_from_evaluations_to_the_readme(tmp_path: Path):
     assert (compared["train_seed"], compared["only_this"], compared["only_first"]) == (1, 7, 0)
     assert compared["p_value"] == pytest.approx(2 / 2**7)
     _the_rest_stays(tmp_path, output, written, rows)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before {BEGIN} old {END} after")
-    write_readme(written, readme)
-    write_readme(written, readme)
-    text = readme.read_text()
+    page = tmp_path / "results.md"
+    page.write_text(f"before {BEGIN} old {END} after")
+    write_page(written, page)
+    write_page(written, page)
+    text = page.read_text()
     assert text.startswith("before ")
     assert text.endswith(" after")
     assert "+70.0 points, p = 0.02" in text

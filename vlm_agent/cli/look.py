@@ -1,13 +1,14 @@
-"""``vlm-agent prompt`` and ``vlm-agent show``: what the model reads, sees and says."""
+"""``vlm-agent keys``, ``prompt`` and ``show``: what there is to set, to read and to see."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_agent.cli.options import add_trust, check_writable, count, natural
-from vlm_agent.common.errors import UserError
+from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.seeding import SPLITS
 
 if TYPE_CHECKING:
@@ -49,6 +50,36 @@ def _prompt(_: argparse.Namespace, rest: list[str]) -> int:
     for word, tokens, pieces in zip(words.words, words.tokens, words.pieces, strict=True):
         print(f"  {word:<16}{list(tokens)!s:<24}{list(pieces)}")
     print(words.choose_scoring(recipe.model.scoring)[1])
+    return 0
+
+
+def add_keys(commands: Any) -> None:
+    parser = commands.add_parser(
+        "keys",
+        help="what may stand in a recipe: each key, its default, what it takes and is for",
+        description="Show every key of a recipe, or those with a word in their names.",
+    )
+    parser.add_argument("word", nargs="?", default="", metavar="WORD", help="rate, lora, ...")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.md", help="write all of them as a page of Markdown"
+    )
+    parser.set_defaults(run=_keys, takes_recipe=False)
+
+
+def _keys(arguments: argparse.Namespace, _: list[str]) -> int:
+    from vlm_agent.recipe.reference import keys_page, keys_text, recipe_keys
+
+    if arguments.output is not None:
+        check_writable(arguments.output, "--output")
+        arguments.output.write_text(keys_page())
+        print(f"wrote {arguments.output}")
+        return 0
+    keys = recipe_keys()
+    word = arguments.word.lstrip("-")
+    found = [key for key in keys if word in key.name]
+    if not found:
+        raise UserError(f"keys: {unknown_name('key', word, [key.name for key in keys])}")
+    print(keys_text(found, shutil.get_terminal_size().columns))
     return 0
 
 

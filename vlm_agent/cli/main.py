@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from vlm_agent import __version__
 from vlm_agent.cli.entry import run_command
 from vlm_agent.cli.learn import add_road, add_sft, add_train
-from vlm_agent.cli.look import add_prompt, add_show
+from vlm_agent.cli.look import add_keys, add_prompt, add_show
 from vlm_agent.cli.machine import add_bench, add_doctor
 from vlm_agent.cli.make import (
     add_demos,
@@ -45,6 +45,7 @@ COMMANDS = (
     add_merge,
     add_seal,
     add_push,
+    add_keys,
     add_prompt,
     add_runs,
     add_report,
@@ -61,8 +62,8 @@ COMMANDS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand."""
+def make_parser() -> argparse.ArgumentParser:
+    """What reads a command line; what it leaves is for the recipe, where a command takes one."""
     parser = argparse.ArgumentParser(
         prog="vlm-agent",
         description="A vision-language model that moves a robot arm with words.",
@@ -73,6 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand."""
+    parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.takes_recipe:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

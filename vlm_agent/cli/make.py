@@ -68,14 +68,14 @@ def _demos(_: argparse.Namespace, rest: list[str]) -> int:
 def add_results(commands: Any) -> None:
     parser = commands.add_parser(
         "results",
-        help="from nothing to the README's table of results",
+        help="from nothing to the table of results in docs/results.md",
         description="Run every stage of the study that has not been run (demonstrations, warm "
         "starts, PPO, test evaluations), then write the JSON file, the table and the curves.",
     )
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER")
     parser.add_argument("--json", type=Path, default=Path("recipes/results/results.json"))
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--curves", type=Path, default=Path(".github/learning.png"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--curves", type=Path, default=Path("docs/pictures/learning.png"))
     parser.add_argument(
         "--present", action="store_true", help="run nothing, write what has been evaluated so far"
     )
@@ -83,7 +83,7 @@ def add_results(commands: Any) -> None:
 
 
 def _results(arguments: argparse.Namespace, _: list[str]) -> int:
-    from vlm_agent.report.results import plot_learning_curves, write_readme
+    from vlm_agent.report.results import plot_learning_curves, write_page
     from vlm_agent.studies.results import run_study, write_results
     from vlm_agent.studies.study import Study
 
@@ -93,8 +93,8 @@ def _results(arguments: argparse.Namespace, _: list[str]) -> int:
     else:
         run_study(arguments.output_dir, arguments.json)
     results = json.loads(arguments.json.read_text())
-    write_readme(results, arguments.readme)
-    print(f"wrote {arguments.json} and {arguments.readme}")
+    write_page(results, arguments.page)
+    print(f"wrote {arguments.json} and {arguments.page}")
     if results["curves"]:
         plot_learning_curves(results, arguments.curves)
         print(f"wrote {arguments.curves}")
@@ -197,7 +197,7 @@ def add_generalisation(commands: Any) -> None:
         "--present", action="store_true", help="run nothing, write what has been measured so far"
     )
     parser.add_argument("--page", type=Path, default=Path("docs/generalisation.md"))
-    parser.add_argument("--chart", type=Path, default=Path(".github/generalisation.png"))
+    parser.add_argument("--chart", type=Path, default=Path("docs/pictures/generalisation.png"))
     parser.set_defaults(run=_generalisation, takes_recipe=False)
 
 

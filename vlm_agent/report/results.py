@@ -1,4 +1,4 @@
-"""The README's table and learning curve, from the results' JSON file."""
+"""The table and learning curve of docs/results.md, from the results' JSON file."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write_readme(results: Mapping[str, Any], readme: Path) -> None:
+def write_page(results: Mapping[str, Any], page: Path) -> None:
     """Put the table between its two marks."""
-    replace_between(readme, BEGIN, END, results_table(results))
+    replace_between(page, BEGIN, END, results_table(results))
 
 
 def curves_digest(curves: Sequence[Mapping[str, Any]]) -> str:

@@ -1,1 +1,1 @@
-"""Runs of commands that make the README's results, stage by stage."""
+"""Runs of commands that make the results of README and docs, stage by stage."""

@@ -1,4 +1,4 @@
-"""``Study``: what is trained and evaluated for the README's table, stage by stage.
+"""``Study``: what is trained and evaluated for the table of docs/results.md, stage by stage.
 
 Each stage is a command that anyone can type. What is there already is not made again, so a study
 that was stopped goes on where it was; deleting what a stage made has it made again. What another
