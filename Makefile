@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak docs picture clean
+.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak docs notebook picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -138,6 +138,11 @@ soak: install system  ## 20,000 words in one worker, and 20 killed parents (10 m
 docs: install  ## the documents as a site, in site/; strict
 	$(BIN)/vlm-agent keys --output docs/keys.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebook: install system  ## run docs/first-run.ipynb from its first cell to its last, and keep what it shows
+	@$(BIN)/pip install --quiet --disable-pip-version-check --target $(VENV)/notebook --upgrade nbclient ipykernel
+	JUPYTER_PATH=$(VENV)/notebook/share/jupyter PYTHONPATH=$(VENV)/notebook $(BIN)/python -c \
+	  'from nbclient.cli import main; main()' --inplace --timeout=1800 docs/first-run.ipynb
 
 picture: install system  ## make the README's pictures again
 	$(BIN)/vlm-agent show --expert 7 --output docs/pictures/robot.png

@@ -1,4 +1,4 @@
-"""Links of pages to files of the repository: the site has a copy of each, or says which is missing."""
+"""The site has a copy of each file of the repository that a page links to."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def test_the_readmes_table_is_of_rows_of_the_results():
         if row["mode"] == "greedy" and row["change"] == "none"
     }
     took = results("results")["hours"]
-    rows = re.findall(r"^\| (.+?) \| ([\d.]+ %) \| ([\d.–]+) \| ([\d.]+) \| ?([\d.]*)", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| (.+?) \| ([\d.]+ %) \| ([\d.–]+) \| ([\d.]+) \| ?([\d.]*)", README, re.MULTILINE
+    )
     for (_, *told, hours), (key, stages) in zip(rows, SHOWN.items(), strict=True):
         row = found[key]
         success, low, high = (100 * row[k] for k in ("success_rate", "ci95_low", "ci95_high"))
@@ -105,7 +107,10 @@ def test_the_table_of_the_robots_world_is_that_of_the_results_files():
     assert camera["max_abs_diff_exact"] == 0
     for row in rows:
         assert row in SPEED, row
-    ratios = f"{camera['speedup_fast']:.1f} times as fast as stock robosuite's, words {env['speedup']:.1f}"
+    ratios = (
+        f"{camera['speedup_fast']:.1f} times as fast as stock robosuite's, "
+        f"words {env['speedup']:.1f}"
+    )
     assert ratios in " ".join(README.split())
     soak = results("soak")
     growth = (
@@ -202,7 +207,7 @@ def test_the_page_of_keys_is_that_of_the_code():
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path):
-    """A link that leads nowhere, an anchor that is not there, a page that no menu has: each is one."""
+    """A link that leads nowhere, or to no anchor, and a page that is in no menu: each is one."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr

@@ -165,6 +165,19 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
             "--json .*cannot be written",
         ),
         (["show", "--expert", "1", "--output", "a.bmp"], "ending in .mp4 or .gif or .png"),
+        (["train"], "no recipe: name one by --config"),
+        (["train", "recipes/quick.yaml"], "named by --config recipes/quick.yaml"),
+        (["sft", "starter"], "named by --config starter"),
+        (
+            ["eval", "--policy", "vlm_agent/shipped/policies/startr"],
+            "did you mean 'vlm_agent/shipped/policies/starter'",
+        ),
+        (["eval", "--policy", "checkpoints/lift_best"], "made by: vlm-agent train .*/lift.yaml"),
+        (
+            ["train", "--config", "best", "--init_from", "checkpoints/warm_start_final"],
+            "init_from: .*the hub was not asked.*made by: vlm-agent sft .*/warm_start.yaml",
+        ),
+        (["keys", "lerning_rate"], "did you mean 'learning_rate'"),
         (["prompt", "--config", "recipes/quik.yaml"], "'recipes/quick.yaml'"),
         (
             ["prompt", "--action_words", *["a", "b", "c", "d", "e", "f", "g", "a"]],
@@ -175,6 +188,15 @@ def test_show_writes_a_picture_of_a_run(run_folder: Path, tmp_path: Path):
 def test_mistakes_get_a_sentence(arguments: list[str], message: str):
     with chdir(ROOT), pytest.raises(UserError, match=message):
         cli.main(arguments)
+
+
+def test_keys_are_shown_with_what_they_take(capsys):
+    assert cli.main(["keys", "clip"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ppo: An update" in said
+    assert "clip_range: 0.2" in said
+    assert "takes a number > 0" in said
+    assert "learning_rate" not in said
 
 
 def test_prompt_shows_text_count_and_tokens(capsys):

@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.utils import is_torchvision_available
 
 from tests.policy.test_scoring import PHRASES
 from tests.policy.training import train_a_little
 from vlm_agent.common.errors import UserError
+from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.common.whole import write_manifest
 from vlm_agent.policy.building import build_policy, merge_adapter
 from vlm_agent.policy.config import ModelConfig
@@ -111,6 +119,23 @@ def test_the_folder_holds_all_of_the_policy_in_safetensors_and_json(template, tm
     assert "library_name: vlm-agent" in (tmp_path / "README.md").read_text()
 
 
+def test_transformers_own_classes_open_it(policy, tmp_path):
+    """Its AutoProcessor, too, where torchvision is: it asks for a video processor, by this file."""
+    policy.save_pretrained(tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert type(model) is type(policy.inner_model)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("up").input_ids == policy.encoder.processor.tokenizer("up").input_ids
+    pictures = AutoImageProcessor.from_pretrained(tmp_path)
+    assert pictures.patch_size == policy.encoder.processor.image_processor.patch_size
+    for folder in (tmp_path, *(SHIPPED / "policies").iterdir()):
+        about = json.loads((folder / "video_preprocessor_config.json").read_text())
+        assert about["video_processor_type"] == "Qwen2VLVideoProcessor"
+    if is_torchvision_available():
+        processor = AutoProcessor.from_pretrained(tmp_path)
+        assert type(processor).__name__ == "Qwen2VLProcessor"
+
+
 def test_automatic_scoring_is_saved_as_what_was_chosen(template, tmp_path):
     policy = build_policy(ModelConfig(), dataclasses.replace(template, words=PHRASES), 0)
     policy.save_pretrained(tmp_path)
@@ -173,7 +198,7 @@ def test_a_policy_without_an_adapter_cannot_be_merged(policy, tmp_path):
 
 
 def test_a_name_that_is_nowhere_gets_a_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"no policy 'someone/robot': .* Hugging Face hub"):
+    with pytest.raises(UserError, match=r"no policy 'someone/robot': .*the hub was not asked"):
         VLMPolicy.from_pretrained("someone/robot", cache_dir=tmp_path)
     with pytest.raises(UserError, match=r"no policy in the folder"):
         VLMPolicy.from_pretrained(tmp_path)

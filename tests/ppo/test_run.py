@@ -84,6 +84,24 @@ def test_an_earlier_run_is_replaced_only_by_one_that_begins(recipe_for):
     assert not is_there()
 
 
+def test_a_start_that_learnt_something_else_is_told(recipe_for, caplog):
+    recipe = recipe_for(total_timesteps=32, save_freq=32)
+    run(recipe)
+    start = str(RunFolders(recipe).steps()[-1])
+    start_policy(recipe_for(init_from=start))
+    assert not caplog.records
+    start_policy(recipe_for(init_from=start, horizon=99, learning_rate=0.1))
+    assert not caplog.records
+    other = {"prompt_template": "prompts/hand.jinja", "robot": "Sawyer"}
+    other["action_words"] = ["north", *recipe.template.words[1:]]
+    start_policy(recipe_for(init_from=start, **other))
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith(f"init_from: {start} has learnt with another robot (Panda; now Sawyer)")
+    assert "now north, " in said
+    assert "prompt_template; much of what it knows is probably lost" in said
+
+
 def test_a_run_may_be_asked_for_more_words(recipe_for, tmp_path):
     whole = recipe_for(output_dir=str(tmp_path / "whole"))
     trainer_for(whole).train()

@@ -80,7 +80,7 @@ def test_words_move_the_gripper_in_the_robots_frame(env):
 
 
 def test_words_move_the_gripper_in_the_pictures_frame(env):
-    """As docs/pictures/directions.png shows: forward is towards the picture's upper edge, left is left.
+    """As docs/pictures/directions.png shows: forward is the picture's upper edge, left is left.
 
     What lies in front of the camera grows on the way down.
     """

@@ -289,7 +289,7 @@ def test_a_word_out_of_range_is_refused(can_env, action: object):
     ("settings", "message"),
     [
         ({"task": "PickPlaceCam"}, "'PickPlaceCam'.*'PickPlaceCan'"),
-        ({"task": "TwoArmLift"}, "one-arm robosuite task 'TwoArmLift'"),
+        ({"task": "TwoArmLift"}, "a robosuite task for two arms"),
         ({"robot": "Pnda"}, "'Pnda'.*'Panda'"),
     ],
 )

@@ -139,8 +139,8 @@ def _table(arguments: argparse.Namespace, rest: list[str]) -> Table:
     from vlm_agent.demonstrations.folder import PERSON, DemonstrationsFolder
     from vlm_agent.evaluation.agents import load_agent
     from vlm_agent.play.session import Table
-    from vlm_agent.policy.artifact import policy_folder
     from vlm_agent.policy.config import TINY
+    from vlm_agent.policy.places import policy_folder
     from vlm_agent.ppo.critic import load_actor_critic
     from vlm_agent.recipe.command_line import override_env
     from vlm_agent.runs.reporting import mind_of

@@ -29,8 +29,8 @@ def _merge(arguments: argparse.Namespace, _: list[str]) -> int:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vlm_agent.policy.artifact import policy_folder
     from vlm_agent.policy.building import merge_adapter
+    from vlm_agent.policy.places import policy_folder
 
     folder = policy_folder(arguments.policy)
     try:
@@ -56,7 +56,7 @@ def add_seal(commands: Any) -> None:
 
 def _seal(arguments: argparse.Namespace, _: list[str]) -> int:
     from vlm_agent.common.whole import MANIFEST, write_manifest
-    from vlm_agent.policy.artifact import policy_folder
+    from vlm_agent.policy.places import policy_folder
 
     folder = policy_folder(arguments.folder)
     write_manifest(folder)

@@ -16,8 +16,8 @@ from vlm_agent.common.whole import MANIFEST
 from vlm_agent.evaluation.agents import ALIASES, EXPERT, RANDOM, Agent, load_agent, measure
 from vlm_agent.evaluation.remote import PREFIX
 from vlm_agent.evaluation.splits import Split, Suite, seen_in_training
-from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.config import TINY
+from vlm_agent.policy.places import policy_folder
 from vlm_agent.recipe.command_line import change_env
 from vlm_agent.runs.checkpoints import STATE_FILE
 

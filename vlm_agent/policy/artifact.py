@@ -11,30 +11,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import peft
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vlm_agent.common.errors import UserError, nearest
+from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
-from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.common.versions import KEY, VERSION, version_of
 from vlm_agent.common.whole import check_whole, write_manifest
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.loading import (
     Backbone,
-    hub_is_reachable,
     load_adapter,
     load_base_model,
     load_whole_model,
 )
-from vlm_agent.policy.backbone.processor import picture_processor_class
+from vlm_agent.policy.backbone.processor import picture_processor_class, save_processor
 from vlm_agent.policy.config import ModelConfig, Scoring
 from vlm_agent.policy.inputs.encoder import ObservationEncoder
 from vlm_agent.policy.inputs.prompts import PromptTemplate
-from vlm_agent.policy.strangers import check_harmless
+from vlm_agent.policy.places import POLICY_FILE, policy_folder
 from vlm_agent.world.actions import ActionVocabulary
 from vlm_agent.world.facts import Fact, episode_facts
 
@@ -45,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 Policy = TypeVar("Policy", bound="VLMPolicy")
 
-POLICY_FILE = "policy.json"
 PROMPT_FILE = "prompt.jinja"
 RECIPE_FILE = "recipe.json"
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -84,14 +79,15 @@ def write_policy(policy: VLMPolicy, folder: Path, is_public: bool = False) -> No
         (folder / "README.md").unlink()  # PEFT's card; the policy has its own
     else:
         policy.backbone.save_pretrained(folder)
-    policy.encoder.processor.save_pretrained(folder)
+    model_type = policy.inner_model.config.model_type
+    save_processor(policy.encoder.processor, model_type, folder)
     for name, head in policy.heads().items():
         write_module(head, folder / name)
     template = policy.encoder.template
     (folder / PROMPT_FILE).write_text(template.source)
     about = {
         KEY: VERSION,
-        "model_type": policy.inner_model.config.model_type,
+        "model_type": model_type,
         "model": asdict(policy.config),
         "seed": policy.seed,
         "task": template.task,
@@ -212,6 +208,20 @@ def saved_recipe(name: str | Path) -> dict[str, Any]:
         raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
 
 
+def saved_template(name: str | Path) -> PromptTemplate:
+    """The prompt of a policy, without its weights.
+
+    Raises:
+        UserError: There is no policy, or it is broken.
+    """
+    folder = policy_folder(name)
+    check_saved(folder)
+    try:
+        return _saved_template(folder, json.loads((folder / POLICY_FILE).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot load the policy in {str(folder)!r}: {error}") from error
+
+
 def read_heads(policy: VLMPolicy, folder: Path) -> None:
     """Give a policy the heads of a saved one."""
     for name, head in policy.heads().items():
@@ -257,44 +267,3 @@ def is_local(name: str) -> bool:
     is_path = len(name) < 1000 and "\n" not in name and len(name) > 1
     # Not Path.is_dir, which fails with names that are too long for one.
     return is_path and (name.startswith(("/", "~/", "./", "../")) or os.path.isdir(name))  # noqa: PTH112
-
-
-def policy_folder(name: str | Path, **options: Any) -> Path:
-    """The folder of a policy, downloaded if the name is one of the hub's.
-
-    Args:
-        name: A folder, a policy that ships, or a name on the hub.
-        options: Of the download.
-
-    Raises:
-        UserError: There is no policy.
-    """
-    all_shipped = SHIPPED / "policies"
-    shipped = all_shipped / str(name)
-    if str(name).isidentifier() and shipped.is_dir():
-        return shipped
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and _may_be_on_the_hub(str(name)):
-        folder = _download(str(name), **options)
-    if not (folder / POLICY_FILE).is_file():
-        known = nearest(str(name), [path.name for path in all_shipped.iterdir()], limit=1)
-        hint = "".join(f"; did you mean {other!r}, which ships?" for other in known)
-        raise UserError(f"no policy in the folder {str(folder)!r} (no {POLICY_FILE}){hint}")
-    check_harmless(folder)
-    return folder
-
-
-def _may_be_on_the_hub(name: str) -> bool:
-    """Whether a name is like ``user/policy``, and no path."""
-    return not name.startswith((".", "/", "~")) and name.count("/") == 1
-
-
-def _download(name: str, **options: Any) -> Path:
-    try:
-        offline = options.pop("local_files_only", False) or not hub_is_reachable()
-        return Path(snapshot_download(name, local_files_only=offline, **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"no policy {name!r}: it is no folder here, and not to be had from the Hugging Face "
-            f"hub ({type(error).__name__})"
-        ) from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vlm_agent.common.errors import UserError
-from vlm_agent.policy.artifact import policy_folder, read_heads
+from vlm_agent.policy.artifact import read_heads
 from vlm_agent.policy.backbone.families import FAMILIES
 from vlm_agent.policy.backbone.hidden import ModelPass
 from vlm_agent.policy.backbone.loading import (
@@ -25,6 +25,7 @@ from vlm_agent.policy.backbone.lora import add_lora
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows
 from vlm_agent.policy.inputs.prompts import PromptTemplate
+from vlm_agent.policy.places import policy_folder
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.policy.scoring.scorer import WordScorer
 

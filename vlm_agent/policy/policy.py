@@ -19,7 +19,6 @@ from vlm_agent.policy.artifact import (
     ACTION_HEAD_FILE,
     MODEL_CARD,
     VALUE_HEAD_FILE,
-    policy_folder,
     read_policy,
     write_policy,
 )
@@ -33,6 +32,7 @@ from vlm_agent.policy.heads import ValueHead, action_head
 from vlm_agent.policy.inputs.encoder import ObservationEncoder, PromptRows, sensible_words
 from vlm_agent.policy.inputs.prompts import PromptTemplate
 from vlm_agent.policy.kept import Kept, KeptRow, complete, stack_rows
+from vlm_agent.policy.places import policy_folder
 from vlm_agent.policy.scoring.scorer import WordScorer
 from vlm_agent.world.observations import Observations
 

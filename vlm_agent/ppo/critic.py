@@ -14,10 +14,10 @@ from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import derive_rng
 from vlm_agent.distributed.guard import check_finite
 from vlm_agent.distributed.reductions import parts_of
-from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import PolicyOutput
 from vlm_agent.policy.heads import StateHead, ValueHead
 from vlm_agent.policy.kept import KeptRow
+from vlm_agent.policy.places import policy_folder
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.ppo.advantages import explained_variance
 from vlm_agent.ppo.losses import value_loss

@@ -10,8 +10,8 @@ import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 
-from vlm_agent.policy.artifact import policy_folder
 from vlm_agent.policy.decisions import evaluate_actions
+from vlm_agent.policy.places import policy_folder
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import start_policy

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from vlm_agent.common.errors import UserError, unknown_name
+from vlm_agent.common.shipped import SHIPPED
 from vlm_agent.common.strict_yaml import parse_yaml
 from vlm_agent.recipe.keys import SECTIONS, key_types
 from vlm_agent.recipe.recipe import Recipe, make_recipe, make_section, read_recipe
@@ -24,10 +25,15 @@ def load_recipe(argv: Sequence[str] | None = None, prog: str = "vlm-agent") -> R
     """Read a recipe from a command line.
 
     Raises:
-        UserError: Listing every unknown key, wrong type, value out of range and combination that
-            cannot work.
+        UserError: Nothing is asked for; or listing every unknown key, wrong type, value out of
+            range and combination that cannot work.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv:
+        raise UserError(
+            "no recipe: name one by --config (for a start: --config quick), or give keys "
+            f"(--task Lift); {prog} --help lists these"
+        )
     config, overrides, problems = _parse(argv, prog)
     values, search = read_recipe(config) if config is not None else ({}, [])
     return make_recipe({**values, **overrides}, search, problems)
@@ -50,10 +56,16 @@ def _parse(argv: list[str], prog: str) -> tuple[str | None, dict[str, Any], list
         if word.startswith("--")
     ]
     if unknown and not problems:
-        problems = [f"unexpected words: {' '.join(unknown)}"]
+        problems = [f"unexpected words: {' '.join(unknown)}{_as_config(unknown[0])}"]
     raw = vars(namespace)
     config = raw.pop("config", None)
     return config, {key: from_text(key, value) for key, value in raw.items()}, problems
+
+
+def _as_config(word: str) -> str:
+    """How to say a recipe, if a word seems to be one."""
+    seems_one = word.endswith((".yaml", ".yml")) or (SHIPPED / "recipes" / f"{word}.yaml").is_file()
+    return f"; a recipe is named by --config {word}" if seems_one else ""
 
 
 def _as_text(section: type) -> type:

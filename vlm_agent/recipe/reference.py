@@ -16,8 +16,9 @@ from vlm_agent.recipe.keys import OWN, SECTIONS
 
 BEGINNING = """# Every key
 
-Made by `vlm-agent keys --output docs/keys.md`. In a recipe all keys are one flat list, and each has a default; what
-stands here is sorted by what reads it. `vlm-agent keys rate` shows those with `rate` in their names.
+Made by `vlm-agent keys --output docs/keys.md`. In a recipe all keys are one flat list, and each
+has a default; here they are sorted by what reads them. `vlm-agent keys rate` shows those with
+`rate` in their names.
 """
 
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -88,15 +89,18 @@ def keys_page() -> str:
     found = recipe_keys()
     parts = [BEGINNING]
     for section in OWN:
-        about = (SECTIONS[section].__doc__ or "").strip().splitlines()[0]
         rows = [
             f"| `{key.name}` | `{_cell(key.default)}` | {_cell(key.takes)} | {_cell(key.help)} |"
             for key in found
             if key.section == section
         ]
         table = ["| key | default | takes | what it is for |", "|---|---|---|---|", *rows]
-        parts.append("\n".join([f"## {section}", "", about, "", *table, ""]))
+        parts.append("\n".join([f"## {section}", "", _about_section(section), "", *table, ""]))
     return "\n".join(parts)
+
+
+def _about_section(name: str) -> str:
+    return (SECTIONS[name].__doc__ or "").strip().splitlines()[0]
 
 
 def _cell(text: str) -> str:
@@ -110,7 +114,9 @@ def keys_text(keys: Sequence[Key], width: int) -> str:
     for key in keys:
         if key.section != section:
             section = key.section
-            lines.append(f"\n{section}: {(SECTIONS[section].__doc__ or '').strip().splitlines()[0]}")
+            lines.append(
+                f"\n{section}: {(SECTIONS[section].__doc__ or '').strip().splitlines()[0]}"
+            )
         lines.append(f"  {key.name}: {key.default}")
         for text in (key.help, f"takes {key.takes}"):
             lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)

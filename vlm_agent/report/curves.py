@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+RATES = "rates"
+
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("episode return", ("episode_return",)),
-    ("rates", ("success_rate", "success_by_goal")),
+    (RATES, ("success_rate", "success_by_goal")),
     ("episode length (words)", ("episode_length",)),
     ("entropy (nats)", ("entropy",)),
     ("losses", ("policy_loss", "value_loss", "state_loss")),
     ("approximate KL, clip fraction", ("approx_kl", "clip_fraction")),
     ("explained variance", ("explained_variance",)),
     ("shares of the most said words", ("words",)),
+    ("imitation loss (nats)", ("loss",)),
+    ("share of the expert's words that are said", ("accuracy", "agreement")),
 )
-"""Title and metrics of each panel."""
+"""Title and metrics of each panel; one is drawn if a run has something for it."""
+
+COLUMNS = 4
 
 
 MOST_WORDS = 10
@@ -51,23 +58,37 @@ def plot_curves(metrics_path: Path, evaluations: Sequence[dict[str, Any]], outpu
     from matplotlib.figure import Figure  # a second to import, and only a run's end needs it
 
     updates = read_metrics(metrics_path)
-    figure = Figure(figsize=(14, 6.5), layout="constrained")
-    grid = figure.subplots(2, 4)
-    for axes, (title, keys) in zip(grid.flat, PANELS, strict=True):
+    panels = _panels(updates)
+    rows, columns = math.ceil(len(panels) / COLUMNS), min(len(panels), COLUMNS)
+    figure = Figure(figsize=(3.5 * columns, 3.25 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, keys) in zip(grid.flat, panels.items(), strict=False):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("timesteps (words)", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
-        if title == "rates":
-            keys += tuple(reversed(stage_rates(updates[0]))) if updates else ()
         for key in keys:
             _plot_metric(axes, updates, key)
-        if title == "rates":
+        if title == RATES:
             axes.set_ylim(-0.03, 1.03)
             _plot_evaluations(axes, evaluations)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7)
     figure.savefig(output, dpi=110)
+
+
+def _panels(updates: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Title -> metrics of the panels for which there is something to draw; rates always."""
+    stages = list(dict.fromkeys(key for update in updates for key in stage_rates(update)))
+    panels = {}
+    for title, keys in PANELS:
+        wanted = [*keys, *reversed(stages)] if title == RATES else keys
+        known = [key for key in wanted if any(update.get(key) is not None for update in updates)]
+        if known or title == RATES:
+            panels[title] = known
+    return panels
 
 
 def _plot_metric(axes: Axes, updates: Sequence[dict[str, Any]], key: str) -> None:

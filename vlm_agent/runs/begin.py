@@ -32,13 +32,15 @@ from vlm_agent.report.examples import save_examples
 from vlm_agent.report.mind import Mind
 from vlm_agent.report.summary import training_summary
 from vlm_agent.report.video import film_episode
-from vlm_agent.runs.compatibility import check_same_policy, check_same_run
+from vlm_agent.runs.compatibility import check_same_policy, check_same_run, unfamiliar
 from vlm_agent.runs.folders import RunFolders, settled
 from vlm_agent.runs.reporting import silent, write_report
 from vlm_agent.runs.tracking import MetricsFile, make_trackers, show_outputs, start_trackers
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import load_episode
 from vlm_agent.world.modules import check_trusted, foreign_modules
+
+logger = logging.getLogger(__name__)
 
 
 class Run:
@@ -80,7 +82,8 @@ class Run:
         self.recipe = recipe = decided_by_main(accelerator, lambda: settled(recipe))
         decided_by_main(accelerator, self._check_folders)  # before a model is loaded for nothing
         if not accelerator.is_main_process:  # what all would say of the policy, one says
-            logging.getLogger("vlm_agent.policy").setLevel(logging.ERROR)
+            for name in ("vlm_agent.policy", __name__):
+                logging.getLogger(name).setLevel(logging.ERROR)
         self.metrics = MetricsFile(self.folders.metrics, accelerator.is_main_process)
 
     def _check_folders(self) -> None:
@@ -224,7 +227,16 @@ def start_policy(recipe: Recipe) -> VLMPolicy:
     init_from = recipe.run.init_from
     if init_from is None:
         return build_policy(recipe.model, recipe.template, recipe.run.seed, recipe.to_dict())
-    _check_modules(init_from, recipe)
+    try:
+        _check_modules(init_from, recipe)
+    except UserError as error:
+        raise UserError(f"init_from: {str(error).removeprefix('init_from: ')}") from None
+    if different := unfamiliar(init_from, recipe):
+        logger.warning(
+            "init_from: %s has learnt with another %s; much of what it knows is probably lost",
+            init_from,
+            ", ".join(different),
+        )
     policy = VLMPolicy.from_pretrained(init_from, template=recipe.template)
     check_same_policy(f"init_from: {init_from}", policy, recipe)
     policy.train_as(recipe.model)

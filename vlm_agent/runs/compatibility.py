@@ -10,6 +10,7 @@ from textwrap import shorten
 from typing import Any
 
 from vlm_agent.common.errors import UserError
+from vlm_agent.policy.artifact import saved_recipe, saved_template
 from vlm_agent.policy.config import ModelConfig
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.keys import default_settings
@@ -101,6 +102,31 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
     """
     if different := different_settings(policy.config, recipe):
         raise UserError(f"{what} differs from the recipe in {', '.join(different)}")
+
+
+FAMILIAR = ("env", "task", "tasks", "robot", "frame_size", "history", "step_size")
+"""Settings of the world by which a policy knows what its pictures and words mean."""
+
+
+def unfamiliar(init_from: str, recipe: Recipe) -> list[str]:
+    """In what a run differs from the one that made the policy it starts from: probably forgotten.
+
+    Args:
+        init_from: The policy's folder or name.
+        recipe: The run.
+    """
+    saved, wanted = {**default_settings(), **saved_recipe(init_from)}, recipe.to_dict()
+    found = [
+        f"{key} ({_shown(saved[key])}; now {_shown(wanted[key])})"
+        for key in FAMILIAR
+        if saved[key] != wanted[key]
+    ]
+    template, now = saved_template(init_from), recipe.template
+    if template.words != now.words:
+        found.append(f"words ({_shown(', '.join(template.words))}; now {', '.join(now.words)})")
+    if template.source != now.source:
+        found.append("prompt_template")
+    return found
 
 
 def different_settings(has: ModelConfig, recipe: Recipe) -> list[str]:

@@ -16,7 +16,8 @@ from huggingface_hub.utils._validators import validate_repo_id
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.whole import whole_folder
-from vlm_agent.policy.artifact import RECIPE_FILE, policy_folder, write_policy
+from vlm_agent.policy.artifact import RECIPE_FILE, write_policy
+from vlm_agent.policy.places import policy_folder
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.runs.checkpoints import STATE_FILE
 from vlm_agent.sharing.card import model_card

@@ -8,7 +8,7 @@ Everything outside of it takes transformers' common interface: ``model.model`` w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Family:
         mrope: Whether positions are in three dimensions (time, height, width).
         tensor_features: Whether features of several images travel as one tensor, not as a tuple.
         skips_layers: Whether the vision tower has layers that are never used.
+        video_processor: The class of transformers that its ``AutoProcessor`` asks for besides.
     """
 
     language_model: str = "language_model"
@@ -41,6 +42,7 @@ class Family:
     mrope: bool = False
     tensor_features: bool = False
     skips_layers: bool = False
+    video_processor: str | None = None
 
     def vision_modules(self, model: nn.Module) -> list[nn.Module]:
         """The vision tower's modules of ``model.model``."""
@@ -114,6 +116,7 @@ _QWEN = Family(
     connector=("visual.merger", "visual.deepstack_merger_list"),
     image_inputs=("pixel_values", "image_grid_thw"),
     mrope=True,
+    video_processor="Qwen2VLVideoProcessor",
 )
 _IDEFICS = Family(
     language_model="text_model",
@@ -127,10 +130,14 @@ _IDEFICS = Family(
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "qwen3_vl": _QWEN,
+    "qwen3_vl": replace(_QWEN, video_processor="Qwen3VLVideoProcessor"),
     "idefics3": _IDEFICS,
-    "smolvlm": _IDEFICS,
-    "internvl": Family(image_options={"crop_to_patches": False}, tensor_features=True),
+    "smolvlm": replace(_IDEFICS, video_processor="SmolVLMVideoProcessor"),
+    "internvl": Family(
+        image_options={"crop_to_patches": False},
+        tensor_features=True,
+        video_processor="InternVLVideoProcessor",
+    ),
     "llava": Family(skips_layers=True),  # it reads the last layer but one
 }
 """``model_type`` of transformers' configuration -> family."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
+
+from vlm_agent.policy.backbone.families import FAMILIES
+
+VIDEO_FILE = "video_preprocessor_config.json"
 
 
 @functools.cache
@@ -50,3 +56,15 @@ def picture_processor_class(model_type: str) -> type:
 
     PictureProcessor.__name__ = PictureProcessor.__qualname__ = parent.__name__
     return PictureProcessor
+
+
+def save_processor(processor: Any, model_type: str, folder: Path) -> None:
+    """Write a processor so that transformers' ``AutoProcessor`` opens it, where torchvision is.
+
+    That asks for a video processor, too: it gets the usual one of the family.
+    """
+    processor.save_pretrained(folder)
+    name = FAMILIES[model_type].video_processor
+    if name is not None and not (folder / VIDEO_FILE).is_file():
+        about = {"processor_class": type(processor).__name__, "video_processor_type": name}
+        (folder / VIDEO_FILE).write_text(json.dumps(about, indent=2) + "\n")

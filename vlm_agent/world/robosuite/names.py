@@ -65,10 +65,13 @@ def environment_class(task: str) -> type[Any]:
     """
     if ":" in task:
         return _own_class(task)
-    if task not in task_names():
-        raise UserError(unknown_name("one-arm robosuite task", task, task_names()))
+    known = task_names()
     from robosuite.environments.base import REGISTERED_ENVS
 
+    if task not in known and task in REGISTERED_ENVS:
+        raise UserError(f"{task!r} is a robosuite task for two arms, and words move one")
+    if task not in known:
+        raise UserError(unknown_name("one-arm robosuite task", task, known))
     found: type[Any] = REGISTERED_ENVS[scene_name(task)]
     return found
 
@@ -112,8 +115,16 @@ def name_problems(task: str, robot: str) -> dict[str, str]:
         environment_class(task)
     except UserError as error:
         problems["task"] = str(error)
-    if robot not in robot_names():
-        problems["robot"] = unknown_name("robosuite arm", robot, robot_names())
+    known = robot_names()
+    if robot not in known:
+        from robosuite.robots import ROBOT_CLASS_MAPPING
+
+        problems["robot"] = (
+            f"{robot!r} has two arms or a base that moves, and words move one arm on a fixed base: "
+            + ", ".join(known)
+            if robot in ROBOT_CLASS_MAPPING
+            else unknown_name("robosuite arm", robot, known)
+        )
     return problems
 
 
