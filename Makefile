@@ -64,7 +64,7 @@ check: install  ## style, types and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 	$(BIN)/mypy --no-error-summary
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile vlm_agent/sharing/assets/Dockerfile
 
 install: $(VENV)/.installed  ## make .venv with the pinned packages, and nothing else
 

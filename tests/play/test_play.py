@@ -20,7 +20,7 @@ from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import episode_seed
 from vlm_agent.demonstrations.reading import read_demonstrations, read_episodes
-from vlm_agent.play.server import make_app, open_port
+from vlm_agent.play.server import HERE, Door, make_app
 from vlm_agent.play.session import PlaySession, Table
 from vlm_agent.policy.decisions import act
 from vlm_agent.recipe.recipe import make_recipe
@@ -147,6 +147,23 @@ def test_only_its_own_page_may_talk_to_it(table):
         assert tab.receive_json()["scene"]
 
 
+def test_a_public_page_is_for_whoever_asks_for_its_host(table):
+    door = Door.public("you-can.hf.space")
+    client = TestClient(make_app(table, "play", door), base_url="https://you-can.hf.space")
+    assert client.get("/", headers={"host": "127.0.0.1"}).status_code == 400
+    page = client.get("/")
+    assert page.headers["content-security-policy"] == "frame-ancestors https://huggingface.co"
+    own = {"origin": "https://you-can.hf.space", "host": "you-can.hf.space"}
+    for stranger in (OWN, own | {"origin": "https://evil.example"}, {"host": own["host"]}):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("/talk", headers=stranger),
+        ):
+            pass
+    with client.websocket_connect("/talk", headers=own) as tab:
+        assert tab.receive_json()["said"] == []
+
+
 def test_messages_that_nobody_would_send_are_answered(table):
     client = TestClient(make_app(table, "play"), base_url="http://127.0.0.1:7860")
     with client.websocket_connect("/talk", headers=OWN) as tab:
@@ -173,7 +190,7 @@ def test_messages_that_nobody_would_send_are_answered(table):
 @pytest.fixture
 def address(table) -> Iterator[str]:
     """A server in a thread."""
-    place = open_port(0)
+    place = HERE.open_port(0)
     server = uvicorn.Server(uvicorn.Config(make_app(table, "corridor"), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()
@@ -254,8 +271,7 @@ def test_tabs_do_not_disturb_each_other_and_one_that_is_closed_is_forgotten(addr
 
 
 def test_a_port_that_is_taken_is_a_sentence(folder):
-    place = open_port(0)
-    place.listen()
+    place = HERE.open_port(0)
     port = str(place.getsockname()[1])
     with pytest.raises(UserError, match=f"--port {port}: .*--port 0 takes a free one"):
         main(["play", "--port", port])

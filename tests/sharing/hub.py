@@ -45,6 +45,11 @@ def stand_in() -> Iterator[tuple[str, Hub]]:
             self.answer(*self.reply(body))
 
         def do_GET(self):
+            if self.path == "/api/whoami-v2":
+                known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+                told = {"name": "someone", "type": "user"} if known else {"error": "Invalid token"}
+                self.answer(200 if known else 401, told)
+                return
             name = self.path.removeprefix("/api/models/").partition("?")[0]
             known = name in hub.files
             told = {"id": name, "private": hub.private.get(name), "siblings": []}
@@ -79,6 +84,8 @@ def stand_in() -> Iterator[tuple[str, Hub]]:
 
         def create(self, asked: dict[str, Any]) -> tuple[int, Any]:
             name = f"{asked.get('organization')}/{asked['name']}"
+            if not name.startswith("someone/"):
+                return 403, {"error": "You don't have the rights to create a model there"}
             if name in hub.files:
                 return 409, {"error": "You already created this model repo", "url": f"/{name}"}
             hub.files[name], hub.private[name] = {}, asked["visibility"] == "private"

@@ -124,3 +124,32 @@ def test_a_hub_that_refuses_is_a_sentence(folder: Path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "are you logged in (hf auth login)" in done.stderr
     assert not hub.files
+
+
+def test_a_run_may_push_what_it_leaves(tmp_path: Path):
+    """Whether that can be is found out before it begins; a refusal afterwards loses nothing."""
+    with own_world(tmp_path) as world, stand_in() as (url, hub):
+        environ = {**os.environ, "HF_ENDPOINT": url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+        environ |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        settings = {**SMALL, "output_dir": str(tmp_path), "push_to_hub": "someone/corridor"}
+        words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+        command = [sys.executable, "-m", "vlm_agent.cli", "train", "--config", str(world), *words]
+
+        def run(*more: str, token: str = TOKEN) -> subprocess.CompletedProcess:
+            asked = environ | {"HF_TOKEN": token}
+            return subprocess.run([*command, *more], env=asked, capture_output=True, text=True)
+
+        stranger = run(token="hf_stranger")
+        assert stranger.returncode == 2
+        assert "push_to_hub: " in stranger.stderr and "hf auth login" in stranger.stderr
+        assert not (tmp_path / "runs").exists()
+        done = run("--hub_private_repo", "true")
+        assert done.returncode == 0, done.stderr
+        assert f"pushed to {url}/someone/corridor" in done.stdout
+        assert hub.private == {"someone/corridor": True}
+        assert "model.safetensors" in hub.files["someone/corridor"]
+        refused = run("--run_name", "other", "--push_to_hub", "nobody/corridor")
+        assert refused.returncode == 2
+        policy = tmp_path / "checkpoints" / "other_step16"
+        assert f"vlm-agent push {policy} nobody/corridor" in " ".join(refused.stderr.split())
+        assert policy.is_dir()

@@ -10,9 +10,12 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_agent.common.lifetime import end_with_launcher
+
+if TYPE_CHECKING:
+    from vlm_agent.recipe.recipe import Recipe
 
 
 def train(argv: Sequence[str] | None = None, prog: str = "vlm-agent train") -> int:
@@ -25,7 +28,7 @@ def train(argv: Sequence[str] | None = None, prog: str = "vlm-agent train") -> i
 
     from vlm_agent.ppo.run import run_training
 
-    run_training(recipe)
+    _run(run_training, recipe)
     return 0
 
 
@@ -39,8 +42,22 @@ def sft(argv: Sequence[str] | None = None, prog: str = "vlm-agent sft") -> int:
 
     from vlm_agent.imitation.run import run_imitation
 
-    run_imitation(recipe)
+    _run(run_imitation, recipe)
     return 0
+
+
+def _run(learn: Callable[[Recipe], None], recipe: Recipe) -> None:
+    """Learn, and put what came of it on the hub, if the recipe says so."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    if recipe.tracking.push_to_hub is None or not is_main:
+        learn(recipe)
+        return
+
+    from vlm_agent.sharing.publish import check_push_to_hub, push_run
+
+    check_push_to_hub(recipe)
+    learn(recipe)
+    print(f"pushed to {push_run(recipe)}")
 
 
 def add_train(commands: Any) -> None:

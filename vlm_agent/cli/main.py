@@ -24,7 +24,7 @@ from vlm_agent.cli.make import (
 from vlm_agent.cli.measure import add_compare, add_eval, add_suite
 from vlm_agent.cli.pages import add_play, add_report, add_runs
 from vlm_agent.cli.plan import add_plan
-from vlm_agent.cli.policies import add_merge, add_push, add_seal
+from vlm_agent.cli.policies import add_merge, add_push, add_seal, add_space
 
 EPILOG = """
 train in one process:   vlm-agent train --config quick
@@ -45,6 +45,7 @@ COMMANDS = (
     add_merge,
     add_seal,
     add_push,
+    add_space,
     add_keys,
     add_prompt,
     add_runs,

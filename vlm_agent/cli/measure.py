@@ -14,7 +14,7 @@ from vlm_agent.common.whole import write_whole
 
 POLICY_HELP = (
     "a policy's folder, its name on the hub, openai:MODEL for a model behind an OpenAI-compatible "
-    "server, or one of: starter, beginner, warm_start, tiny, expert, random"
+    "server, human (you, on a page), or one of: starter, beginner, warm_start, tiny, expert, random"
 )
 
 USUAL = "can"
@@ -39,6 +39,12 @@ def add_eval(commands: Any) -> None:
         "facts of the beginning",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.add_argument(
+        "--port",
+        type=natural,
+        default=0,
+        help="of the page of --policy human (default: any)",
+    )
     parser.set_defaults(run=_eval, takes_recipe=True)
 
 
@@ -86,13 +92,32 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> int:
     from vlm_agent.evaluation.compare import DETAILS
 
     check_writable(arguments.json)
-    result = _measure(arguments.policy, arguments, rest, arguments.ablate)
+    if arguments.policy == "human":
+        result = _measure_human(arguments, rest)
+    else:
+        result = _measure(arguments.policy, arguments, rest, arguments.ablate)
     if arguments.json:
         write_whole(arguments.json, json.dumps(result, indent=1) + "\n")
     for key, value in result.items():
         if key not in DETAILS:
             print(f"{key:<20}{value:.3f}" if isinstance(value, float) else f"{key:<20}{value}")
     return 0
+
+
+def _measure_human(arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """What you reach: one episode after the other, on a page."""
+    from vlm_agent.evaluation.agents import measure
+    from vlm_agent.play.human import HumanAgent
+    from vlm_agent.recipe.command_line import override_env
+    from vlm_agent.world.config import EnvConfig
+
+    if arguments.ablate != "none":
+        raise UserError(f"--ablate {arguments.ablate}: close your eyes, and leave it out")
+    episodes = arguments.num_eval_episodes
+    with HumanAgent(override_env(EnvConfig(), rest), episodes, arguments.port) as human:
+        print(f"open {human.url} in a browser and say {episodes} episodes' words", flush=True)
+        what = (human.agent, episodes, arguments.seed, False, arguments.split, 1)
+        return measure(*what).to_dict()
 
 
 def _measure(

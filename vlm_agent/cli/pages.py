@@ -115,20 +115,32 @@ def add_play(commands: Any) -> None:
         metavar="FOLDER",
         help="where episodes are saved (default: demonstrations/play)",
     )
+    parser.add_argument(
+        "--public",
+        metavar="HOST",
+        help="for everybody who asks for this host's name, from any address; nothing is saved",
+    )
     add_trust(parser)
     parser.set_defaults(run=_play, takes_recipe=True)
 
 
 def _play(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from vlm_agent.play.server import make_app, open_port, serve
+    from dataclasses import replace
 
-    port = open_port(arguments.port)
+    from vlm_agent.play.server import HERE, Door, make_app, make_server
+
+    door = HERE if arguments.public is None else Door.public(arguments.public)
+    port = door.open_port(arguments.port)
     table = _table(arguments, rest)
-    app = make_app(table, f"{arguments.policy} in {table.config.name}")
-    print(f"open http://127.0.0.1:{port.getsockname()[1]} in a browser; Ctrl-C ends it", flush=True)
-    if table.recipe is None:
+    if arguments.public is not None:
+        table = replace(table, recipe=None)
+    app = make_app(table, f"{arguments.policy} in {table.config.name}", door)
+    number = port.getsockname()[1]
+    where = f"http://127.0.0.1:{number}" if door is HERE else f"{door.hosts[0]}, port {number},"
+    print(f"open {where} in a browser; Ctrl-C ends it", flush=True)
+    if table.recipe is None and door is HERE:
         print("(nothing can be saved: this policy's recipe does not make demonstrations here)")
-    serve(app, port)
+    make_server(app).run(sockets=[port])
     return 0
 
 

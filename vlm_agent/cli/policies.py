@@ -1,4 +1,4 @@
-"""``vlm-agent merge``, ``seal`` and ``push``: what is done with a saved policy."""
+"""``vlm-agent merge``, ``seal``, ``push`` and ``space``: what is done with a saved policy."""
 
 from __future__ import annotations
 
@@ -109,4 +109,33 @@ def _push(arguments: argparse.Namespace, _: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         public = write_public(*what, Path(folder) / "policy", evaluation, arguments.license)
         print(f"pushed to {push(public, arguments.repository, arguments.private)}")
+    return 0
+
+
+def add_space(commands: Any) -> None:
+    parser = commands.add_parser(
+        "space",
+        help="write a folder that is a Space of the hub: a policy, and the page to play it",
+        description="Write a Space (of the kind that Docker runs): the policy, the package, and "
+        "the page of vlm-agent play, for everybody. Nothing is pushed: hf upload USER/NAME FOLDER "
+        "--repo-type space does that.",
+    )
+    parser.add_argument("policy", metavar="POLICY", help="its folder, checkpoints/NAME_best say")
+    parser.add_argument("repository", metavar="USER/NAME", help="the Space's name")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--license", default="apache-2.0", help="of the weights")
+    parser.set_defaults(run=_space, takes_recipe=False)
+
+
+def _space(arguments: argparse.Namespace, _: list[str]) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm_agent.sharing.space import write_space
+
+    disable_progress_bar()  # of loading weights
+    output = arguments.output
+    if output.exists():
+        raise UserError(f"--output {output}: is there already; name a new folder")
+    write_space(arguments.policy, arguments.repository, output, arguments.license)
+    print(f"wrote {output}: hf upload {arguments.repository} {output} --repo-type space")
     return 0

@@ -7,8 +7,9 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,8 +28,78 @@ from vlm_agent.play.session import PlaySession, Table
 
 ASSETS = Path(__file__).parent / "assets"
 
-HOSTS = ("127.0.0.1", "localhost")
-"""Names of this machine; whoever comes by another one is sent away."""
+
+@dataclass(frozen=True)
+class Door:
+    """Who comes in.
+
+    Attributes:
+        address: Where the server listens.
+        hosts: The names by which it may be asked; whoever comes by another one is sent away.
+        framed_by: A site whose pages may show this one.
+    """
+
+    address: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+    framed_by: str = "'none'"
+
+    @classmethod
+    def public(cls, host: str) -> Door:
+        """For everybody, by the name of a host; a Space's page is shown by the hub's."""
+        everywhere = "0.0.0.0"  # noqa: S104 (that is what it is for)
+        return cls(everywhere, (host,), "https://huggingface.co")
+
+    def is_own(self, tab: WebSocket) -> bool:
+        """Whether the page that asks is this server's own."""
+        origin = urlsplit(tab.headers.get("origin", ""))
+        return origin.hostname in self.hosts and origin.netloc == tab.headers.get("host")
+
+    def app(
+        self, page: Callable[[], str], talk: Callable[[WebSocket], Awaitable[None]]
+    ) -> Starlette:
+        """A page, and what its WebSocket does once it is accepted.
+
+        No page of another site can use it: the names of the host and of the page that asks are
+        looked at.
+        """
+        ancestors = f"frame-ancestors {self.framed_by}"
+        headers = {"Cache-Control": "no-store", "Content-Security-Policy": ancestors}
+
+        async def show(_: Request) -> Response:
+            return HTMLResponse(page(), headers=headers)
+
+        async def listen(tab: WebSocket) -> None:
+            if not self.is_own(tab):
+                await tab.close(code=1008)
+                return
+            await tab.accept()
+            await talk(tab)
+
+        routes = [Route("/", show), WebSocketRoute("/talk", listen)]
+        hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[*self.hosts])
+        return Starlette(routes=routes, middleware=[hosts])
+
+    def open_port(self, port: int) -> socket.socket:
+        """A port to serve at.
+
+        Args:
+            port: Its number; 0 for a free one.
+
+        Raises:
+            UserError: It is taken, or there is none of that number.
+        """
+        place = socket.socket()
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind((self.address, port))
+            place.listen()  # who comes before the server is ready waits
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--port {port}: {error}; --port 0 takes a free one") from None
+        return place
+
+
+HERE = Door()
+"""For whoever sits at this machine."""
 
 MOST_SESSIONS = 8
 """Tabs that have a world at once; each has some hundred megabytes."""
@@ -52,31 +123,21 @@ KEYS = {
 SPARE_KEYS = "1234567890qwertyuiadghjklxvb"
 
 
-def make_app(table: Table, title: str) -> Starlette:
+def make_app(table: Table, title: str, door: Door = HERE) -> Starlette:
     """The page and its WebSocket.
-
-    No page of another site can use it: the names of the host and of the page that asks are looked
-    at, and it is to be bound to 127.0.0.1.
 
     Args:
         table: What the sessions share.
         title: The page's heading.
+        door: Who comes in.
     """
     open_sessions: set[WebSocket] = set()
 
-    async def page(_: Request) -> Response:
-        parts = {name: (ASSETS / name).read_text() for name in ("page.html", "page.css", "page.js")}
-        text = parts["page.html"].replace("{{ style }}", parts["page.css"])
-        text = text.replace("{{ script }}", parts["page.js"])
-        about = {"title": title, "words": list(table.policy.words), "keys": keys_of(table)}
-        text = text.replace("{{ about }}", json.dumps(about).replace("<", "\\u003c"))
-        return HTMLResponse(text, headers={"Cache-Control": "no-store", "X-Frame-Options": "DENY"})
+    def page() -> str:
+        about = {"title": title, "words": list(table.policy.words)}
+        return page_text("page", {**about, "keys": keys_of(table.policy.words)})
 
     async def talk(tab: WebSocket) -> None:
-        if not _is_own(tab):
-            await tab.close(code=1008)
-            return
-        await tab.accept()
         if len(open_sessions) >= MOST_SESSIONS:
             await tab.send_json({"error": f"{MOST_SESSIONS} tabs are open: close one"})
             await tab.close()
@@ -87,15 +148,15 @@ def make_app(table: Table, title: str) -> Starlette:
         finally:
             open_sessions.discard(tab)
 
-    routes = [Route("/", page), WebSocketRoute("/talk", talk)]
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS])
-    return Starlette(routes=routes, middleware=[hosts])
+    return door.app(page, talk)
 
 
-def _is_own(tab: WebSocket) -> bool:
-    """Whether the page that asks is this server's own."""
-    origin = urlsplit(tab.headers.get("origin", ""))
-    return origin.hostname in HOSTS and origin.netloc == tab.headers.get("host")
+def page_text(name: str, about: dict[str, Any]) -> str:
+    """A page with its style, its script, and what this says about it, as JSON."""
+    text = (ASSETS / f"{name}.html").read_text()
+    text = text.replace("{{ style }}", (ASSETS / "page.css").read_text())
+    text = text.replace("{{ script }}", (ASSETS / f"{name}.js").read_text())
+    return text.replace("{{ about }}", json.dumps(about).replace("<", "\\u003c"))
 
 
 async def _converse(tab: WebSocket, table: Table) -> None:
@@ -172,34 +233,15 @@ def answer(session: PlaySession, asked: str) -> dict[str, Any]:
     return session.state()
 
 
-def keys_of(table: Table) -> dict[str, str]:
+def keys_of(words: Sequence[str]) -> dict[str, str]:
     """Word -> the key that says it."""
-    words = table.policy.words
     taken = {word: KEYS[word] for word in words if word in KEYS}
     spare = [key for key in SPARE_KEYS if key not in taken.values()]
     others = [word for word in words if word not in taken]
     return taken | dict(zip(others, spare, strict=False))
 
 
-def open_port(port: int) -> socket.socket:
-    """A port of 127.0.0.1 to serve at.
-
-    Args:
-        port: Its number; 0 for a free one.
-
-    Raises:
-        UserError: It is taken, or there is none of that number.
-    """
-    place = socket.socket()
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        place.bind(("127.0.0.1", port))
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--port {port}: {error}; --port 0 takes a free one") from None
-    return place
-
-
-def serve(app: Starlette, place: socket.socket) -> None:
-    """Serve until Ctrl-C."""
+def make_server(app: Starlette) -> uvicorn.Server:
+    """What serves an application, quietly."""
     config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20)
-    uvicorn.Server(config).run(sockets=[place])
+    return uvicorn.Server(config)

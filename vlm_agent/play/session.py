@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.seeding import episode_seed
 from vlm_agent.demonstrations.dataset import save_demonstration
 from vlm_agent.demonstrations.demonstrate import Demonstration
 from vlm_agent.demonstrations.folder import DemonstrationsFolder, demonstration_seed
+from vlm_agent.play.pictures import jpeg
 from vlm_agent.policy.building import with_template
 from vlm_agent.policy.policy import VLMPolicy
 from vlm_agent.recipe.recipe import Recipe
@@ -211,7 +209,7 @@ class PlaySession:
             "success": self.episode.success,
             "over": self.is_over,
             "saved": self.is_saved,
-            "frame": _jpeg(frame[-frame.shape[1] :]),
+            "frame": jpeg(frame[-frame.shape[1] :]),
             "has_scene": self._scene is not None,
             "probabilities": np.round(self._judged.probabilities[0], 4).tolist(),
             "value": None if values is None else round(float(values[0]), 3),
@@ -224,7 +222,7 @@ class PlaySession:
 
     def scene(self) -> str | None:
         """The scene from beside it, as a JPEG; it takes longer than all the rest."""
-        return None if self._scene is None else _jpeg(self._scene.frame())
+        return None if self._scene is None else jpeg(self._scene.frame())
 
     def _sentence(self) -> str:
         sentences = self.env.world.spec.instructions.sentences
@@ -242,9 +240,3 @@ def _always(fact: Any, sentence: str) -> Any:
     if fact.name != INSTRUCTION:
         return fact
     return dataclasses.replace(fact, values=(sentence,) * len(fact.values))
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=85)
-    return base64.b64encode(file.getvalue()).decode()

@@ -248,6 +248,10 @@ class TrackingConfig:
     report_episodes: Annotated[int, Field(ge=0, le=200)] = setting(
         6, "episodes of the last evaluation that report.html shows word by word"
     )
+    push_to_hub: str | None = setting(
+        None, "USER/NAME on the Hugging Face hub that gets the best policy, with a card, at the end"
+    )
+    hub_private_repo: bool = setting(False, "for you alone, if it is not there yet")
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from vlm_agent.common.whole import whole_folder
 from vlm_agent.policy.artifact import RECIPE_FILE, write_policy
 from vlm_agent.policy.places import policy_folder
 from vlm_agent.policy.policy import VLMPolicy
+from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.checkpoints import STATE_FILE
+from vlm_agent.runs.folders import RunFolders
 from vlm_agent.sharing.card import model_card
 from vlm_agent.world.config import EnvConfig
 
@@ -65,6 +68,62 @@ def _last_words(run: Path) -> int | None:
     return max((int(number) for number in numbers if number.isdecimal()), default=None)
 
 
+def check_repository(repository: str, key: str = "repository") -> None:
+    """Refuse a name that the hub would refuse.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"{key}: {error}") from None
+    if "/" not in repository:
+        raise UserError(f"{key}: {repository!r}: expected USER/NAME")
+
+
+def check_push_to_hub(recipe: Recipe) -> None:
+    """Find out, before a run begins, whether its policy could be pushed at its end.
+
+    Raises:
+        UserError: The hub does not know who asks, or cannot be reached.
+    """
+    if (repository := recipe.tracking.push_to_hub) is None:
+        return
+    check_repository(repository, "push_to_hub")
+    api = HfApi()
+    try:
+        api.whoami()
+    except Exception as error:  # of its HTTP library, too
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"push_to_hub: {api.endpoint} does not know you: {reason}; log in (hf auth login), or "
+            "leave it out and push afterwards: vlm-agent push"
+        ) from None
+
+
+def push_run(recipe: Recipe) -> str | None:
+    """Put the policy that a run left on the hub, if its recipe says so: its best one, or its last.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: The hub refuses; the policy lies where it was.
+    """
+    if (repository := recipe.tracking.push_to_hub) is None:
+        return None
+    folders = RunFolders(recipe)
+    places = [folders.best, folders.final, *reversed(folders.steps())]
+    policy = next(place for place in places if place.is_dir())
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            public = write_public(str(policy), repository, Path(folder) / "policy")
+            return push(public, repository, recipe.tracking.hub_private_repo)
+    except UserError as error:
+        raise UserError(f"{error}; for another try: vlm-agent push {policy} {repository}") from None
+
+
 def write_public(
     name: str,
     repository: str,
@@ -84,12 +143,7 @@ def write_public(
     Raises:
         UserError: There is no such policy, or a name that the hub would refuse.
     """
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise UserError(f"repository: {error}") from None
-    if "/" not in repository:
-        raise UserError(f"repository: {repository!r}: expected USER/NAME")
+    check_repository(repository)
     folder = policy_folder(name)
     policy = VLMPolicy.from_pretrained(folder)
     beside = what_lies_beside(folder)
