@@ -8,7 +8,7 @@ import pytest
 from vlm_agent.common.errors import UserError
 from vlm_agent.rollout.curriculum import ReverseCurriculum
 from vlm_agent.runs.checkpoints import load_trainer_state
-from vlm_agent.runs.tracking import MetricsFile
+from vlm_agent.runs.trackers.tracking import MetricsFile
 from vlm_agent.world.episode import Episode
 
 EPISODE = {"seed": 7, "actions": [0, 1, 2, 3], "episode_return": 0.5, "success": False}

@@ -26,8 +26,8 @@ from vlm_agent.ppo.run import run_training
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.folders import RunFolders
-from vlm_agent.runs.guarded_tracker import GuardedTracker
-from vlm_agent.runs.tracking import MetricsFile, flat, make_trackers, start_trackers
+from vlm_agent.runs.trackers.guarded import GuardedTracker
+from vlm_agent.runs.trackers.tracking import MetricsFile, flat, make_trackers, start_trackers
 
 KEY = "0123456789" * 4
 

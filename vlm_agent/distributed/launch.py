@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -21,6 +22,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from vlm_agent.common.errors import UserError
 from vlm_agent.distributed.sharding import divides_weights, sharding_of
 from vlm_agent.policy.policy import VLMPolicy
+
+logger = logging.getLogger(__name__)
 
 UNSUPPORTED = (
     "which is not supported: accelerate_configs/zero3.yaml and fsdp2.yaml share a model among "
@@ -188,6 +191,15 @@ def check_quantized(accelerator: Accelerator, is_quantized: bool) -> None:
         raise UserError(
             "load_in_4bit, load_in_8bit: ZeRO-3 and FSDP2 cannot divide quantised weights; use "
             "accelerate_configs/multi_gpu.yaml or zero2.yaml, where each GPU has them whole"
+        )
+
+
+def warn_of_slow_bits(accelerator: Accelerator, is_quantized: bool) -> None:
+    """Say, once, that quantised weights want a GPU, where there is none."""
+    if is_quantized and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        logger.warning(
+            "load_in_4bit: there is no GPU here; on CPU cores 4 bits save memory and make each "
+            "step slower: vlm-agent plan --cpu says by how much"
         )
 
 

@@ -21,6 +21,7 @@ def validate(trainer: Trainer) -> Evaluation:
     recipe, accelerator = trainer.recipe, trainer.accelerator
     how = recipe.evaluation
     trainer.run.begin()
+    trainer.callbacks("on_evaluate_begin", trainer)
     with (
         accelerator.autocast(),
         tqdm(

@@ -33,7 +33,7 @@ from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.checkpoints import load_trainer_state, save_checkpoint
 from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.folders import OPTIMIZER_FILE
-from vlm_agent.runs.tracking import Recorder
+from vlm_agent.runs.trackers.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.pool.pool import EnvPool

@@ -40,7 +40,6 @@ from vlm_agent.runs.callbacks import (
     Checkpoints,
     Evaluations,
     LeaveTogether,
-    ProgressBar,
     StopTogether,
 )
 from vlm_agent.runs.checkpoints import (
@@ -51,8 +50,9 @@ from vlm_agent.runs.checkpoints import (
 )
 from vlm_agent.runs.determinism import deterministic
 from vlm_agent.runs.folders import OPTIMIZER_FILE
+from vlm_agent.runs.progress import Progress
 from vlm_agent.runs.standing import KEPT_BYTES, Standing
-from vlm_agent.runs.tracking import Recorder
+from vlm_agent.runs.trackers.tracking import Recorder
 from vlm_agent.runs.trainer import Trainer
 from vlm_agent.world.episode import Episode
 from vlm_agent.world.pool.pool import EnvPool
@@ -123,7 +123,7 @@ class PPOTrainer(Trainer):
         self.scale_learning_rates(1.0)
         told = [LearningRateSchedule(), *source.callbacks(), *callbacks]
         self.listen(*told, StopTogether(), Recorder())
-        self.listen(ProgressBar(), Evaluations(), BestPolicy(), Checkpoints(), LeaveTogether())
+        self.listen(Progress(), Evaluations(), BestPolicy(), Checkpoints(), LeaveTogether())
 
     def train(self, total_timesteps: int | None = None) -> None:
         """Collect, estimate, update; whatever reacts to that is a callback.

@@ -194,7 +194,7 @@ def _make_template(
     env: EnvConfig, prompt: PromptConfig, search: Sequence[Path], found: dict[str, str]
 ) -> PromptTemplate | None:
     world = {field.name for cls in (EnvConfig, PromptConfig) for field in dataclasses.fields(cls)}
-    if world & set(found):
+    if (world | {"MUJOCO_GL"}) & set(found):  # the world is not known then
         return None
     try:
         return world_template(env, prompt, search)

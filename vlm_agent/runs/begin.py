@@ -19,7 +19,12 @@ from transformers.utils.logging import disable_progress_bar
 from vlm_agent.common.errors import UserError
 from vlm_agent.common.settings import known_settings
 from vlm_agent.common.whole import write_whole
-from vlm_agent.distributed.launch import check_accelerator, check_device, start_accelerator
+from vlm_agent.distributed.launch import (
+    check_accelerator,
+    check_device,
+    start_accelerator,
+    warn_of_slow_bits,
+)
 from vlm_agent.distributed.reductions import decided_by_main
 from vlm_agent.distributed.stopping import Stopping
 from vlm_agent.distributed.watch import RankWatch
@@ -35,7 +40,12 @@ from vlm_agent.report.video import film_episode
 from vlm_agent.runs.compatibility import check_same_policy, check_same_run, unfamiliar
 from vlm_agent.runs.folders import RunFolders, settled
 from vlm_agent.runs.reporting import silent, write_report
-from vlm_agent.runs.tracking import MetricsFile, make_trackers, show_outputs, start_trackers
+from vlm_agent.runs.trackers.tracking import (
+    MetricsFile,
+    make_trackers,
+    show_outputs,
+    start_trackers,
+)
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.episode import load_episode
 from vlm_agent.world.modules import check_trusted, foreign_modules
@@ -78,6 +88,7 @@ class Run:
             )
         check_accelerator(accelerator)
         check_device(accelerator, recipe.model.model_name_or_path)
+        warn_of_slow_bits(accelerator, recipe.model.is_quantized)
         self.accelerator = accelerator
         self.recipe = recipe = decided_by_main(accelerator, lambda: settled(recipe))
         decided_by_main(accelerator, self._check_folders)  # before a model is loaded for nothing

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from vlm_agent.common.errors import Stopped, UserError
 from vlm_agent.policy.artifact import check_saved
@@ -43,6 +42,9 @@ class Callback:
     def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """The policy has learnt from it; ``metrics`` is ``trainer.metrics``, not yet recorded."""
 
+    def on_evaluate_begin(self, trainer: Trainer) -> None:
+        """The policy is to be evaluated."""
+
     def on_evaluate(self, trainer: Trainer, evaluation: Any) -> None:
         """The policy has been evaluated."""
 
@@ -52,44 +54,8 @@ class Callback:
     def on_train_end(self, trainer: Trainer) -> None:
         """The run has all its words."""
 
-
-class ProgressBar(Callback):
-    """How far the run is, its speed, and the most telling metrics; only while it trains."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(disable=True)
-
-    def on_train_begin(self, trainer: Trainer) -> None:
-        """Show it, in the main process."""
-        self._bar = tqdm(
-            total=trainer.total_timesteps,
-            initial=trainer.timesteps,
-            desc="training",
-            unit="word",
-            mininterval=0.5,
-            smoothing=0,  # words come in bursts, between updates: only the average tells the time
-            disable=not trainer.accelerator.is_main_process,
-        )
-
-    def on_step(self, trainer: Trainer) -> None:
-        """Count the words of all processes."""
-        self._bar.update(trainer.words_per_step)
-
-    def on_rollout_end(self, trainer: Trainer, rollout: Any, episodes: Sequence[Any]) -> None:
-        """Say what takes time now, and count what other processes said more or less."""
-        self._bar.update(trainer.timesteps - self._bar.n)
-        self._bar.set_description("updating")
-
-    def on_update_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        """Show what came of the update."""
-        self._bar.set_description("training")
-        shown = {"return": metrics.get("episode_return"), "success": metrics.get("success_rate")}
-        shown |= {k: metrics.get(f"{k}_share") for k in ("physics", "rendering", "model")}
-        self._bar.set_postfix({k: f"{v:.2f}" for k, v in shown.items() if v is not None})
-
-    def on_train_end(self, trainer: Trainer) -> None:
-        """Leave it as it is."""
-        self._bar.close()
+    def close(self) -> None:
+        """Training is left: at its end, or because something was raised."""
 
 
 class StopTogether(Callback):
@@ -185,3 +151,10 @@ class CallbackList:
         """Tell all of them, e.g. ``("on_update_end", trainer, metrics)``."""
         for callback in self.callbacks:
             getattr(callback, event)(*what)
+
+    def __enter__(self) -> CallbackList:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for callback in self.callbacks:
+            callback.close()

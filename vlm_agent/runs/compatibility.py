@@ -101,7 +101,12 @@ def check_same_policy(what: str, policy: VLMPolicy, recipe: Recipe) -> None:
         UserError: Naming the settings that differ.
     """
     if different := different_settings(policy.config, recipe):
-        raise UserError(f"{what} differs from the recipe in {', '.join(different)}")
+        told = [
+            f"{key} ({_shown(getattr(policy.config, key))}; the recipe: "
+            f"{_shown(getattr(recipe.model, key))})"
+            for key in different
+        ]
+        raise UserError(f"{what} differs from the recipe in {', '.join(told)}")
 
 
 FAMILIAR = ("env", "task", "tasks", "robot", "frame_size", "history", "step_size")

@@ -106,11 +106,14 @@ class Trainer:
     def saving_when_stopped(self) -> Iterator[None]:
         """Write a checkpoint where the run has come to when it was asked to end.
 
+        However it is left, callbacks are closed.
+
         Raises:
             Stopped: It was.
         """
         try:
-            yield
+            with self.callbacks:
+                yield
         except Stopped as stopped:
             raise Stopped(stopped.reason, self.save()) from None
 

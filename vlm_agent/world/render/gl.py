@@ -47,6 +47,18 @@ def _has_library(backend: str, load: Callable[[str], object]) -> bool:
     return False
 
 
+def missing_library(
+    environ: MutableMapping[str, str] = os.environ, load: Callable[[str], object] = ctypes.CDLL
+) -> str | None:
+    """What stands against the backend that is used, if its library is not here."""
+    backend = settle_backend(environ, load).lower()
+    if backend not in LIBRARIES or _has_library(backend, load):
+        return None
+    others = [name for name in LIBRARIES if _has_library(name, load)]
+    way = f"export MUJOCO_GL={others[0]}" if others else "vlm-agent doctor says what to install"
+    return f"MUJOCO_GL: cannot render with {backend}: there is no {LIBRARIES[backend][0]}; {way}"
+
+
 def make_context(size: int) -> Any:
     """A current OpenGL context for pictures of that size.
 

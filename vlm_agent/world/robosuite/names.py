@@ -10,7 +10,7 @@ from typing import Any
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.world.config import CONTROL_HZ
 from vlm_agent.world.modules import import_named
-from vlm_agent.world.render.gl import settle_backend
+from vlm_agent.world.render.gl import missing_library, settle_backend
 
 SHARED_SCENES: dict[str, tuple[str, ...]] = {"PickPlace": ("can", "milk", "bread", "cereal")}
 """robosuite environments with several objects, and the names of those that a task may be about:
@@ -21,11 +21,18 @@ def import_robosuite() -> types.ModuleType:
     """Import robosuite without its import-time warnings about optional parts.
 
     Also settles the rendering backend (:func:`vlm_agent.world.render.gl.settle_backend`).
+
+    Raises:
+        UserError: The backend's library is not here.
     """
     settle_backend()
     logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
-    import robosuite
-
+    try:
+        import robosuite
+    except (ImportError, AttributeError, OSError):  # of MuJoCo's and PyOpenGL's import
+        if problem := missing_library():
+            raise UserError(problem) from None
+        raise
     return robosuite
 
 
@@ -110,6 +117,7 @@ def robot_names() -> list[str]:
 
 def name_problems(task: str, robot: str) -> dict[str, str]:
     """What is wrong with a task and a robot name: setting -> sentence. Empty if nothing is."""
+    import_robosuite()
     problems = {}
     try:
         environment_class(task)

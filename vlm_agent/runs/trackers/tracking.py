@@ -22,7 +22,7 @@ from vlm_agent.common.whole import cannot_write, write_whole
 from vlm_agent.recipe.recipe import Recipe
 from vlm_agent.runs.callbacks import Callback
 from vlm_agent.runs.folders import RunFolders
-from vlm_agent.runs.guarded_tracker import GuardedTracker
+from vlm_agent.runs.trackers.guarded import GuardedTracker
 
 if TYPE_CHECKING:
     from vlm_agent.runs.trainer import Trainer
@@ -237,7 +237,9 @@ def _named(
     if name == "wandb":
 
         def make() -> GeneralTracker:
-            from vlm_agent.runs.wandb_tracker import WandbOrOffline  # only here: slow to come
+            from vlm_agent.runs.trackers.wandb_tracker import (
+                WandbOrOffline,  # only here: slow to come
+            )
 
             return WandbOrOffline(recipe, run_folder, wandb_seconds)
 
