@@ -51,17 +51,27 @@ def add_demos(commands: Any) -> None:
         "store them as a Hugging Face dataset. Goes on where it was stopped. "
         "Takes --config RECIPE and any --key value override.",
     )
+    parser.add_argument(
+        "--lerobot", type=Path, metavar="FOLDER", help="write them as a LeRobotDataset (v3), too"
+    )
     parser.set_defaults(run=_demos, takes_recipe=True)
 
 
-def _demos(_: argparse.Namespace, rest: list[str]) -> int:
+def _demos(arguments: argparse.Namespace, rest: list[str]) -> int:
     from vlm_agent.recipe.command_line import load_recipe
 
     recipe = load_recipe(rest, prog="vlm-agent demos")
 
     from vlm_agent.demonstrations.dataset import collect_demonstrations
 
+    output = arguments.lerobot
+    if output is not None and output.exists():
+        raise UserError(f"--lerobot {output}: is there already; name a new folder")
     print(f"wrote {collect_demonstrations(recipe)}")
+    if output is not None:
+        from vlm_agent.demonstrations.lerobot import export_lerobot
+
+        print(f"wrote {output}: {export_lerobot(recipe, output)} episodes")
     return 0
 
 

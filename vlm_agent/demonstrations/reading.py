@@ -72,7 +72,7 @@ def check_demonstrations(recipe: Recipe) -> None:
         UserError: There are none, too few, or those of another recipe; or the task has no expert.
     """
     declare(recipe.env).check_expert()
-    _wanted_tables(recipe)
+    wanted_tables(recipe)
 
 
 def read_demonstrations(recipe: Recipe) -> Labelled:
@@ -81,7 +81,7 @@ def read_demonstrations(recipe: Recipe) -> Labelled:
     Raises:
         UserError: There are none, too few, or those of another recipe.
     """
-    tables = _wanted_tables(recipe)
+    tables = wanted_tables(recipe)
     columns = DemonstrationsFolder(recipe).columns(recipe.template.fact_names).values()
     count, done = sum(len(table) for table in tables), 0
     facts, actions = np.empty((count, len(columns)), np.int32), np.empty(count, np.int64)
@@ -104,14 +104,14 @@ def read_episodes(recipe: Recipe) -> list[Episode]:
         UserError: As for :func:`read_demonstrations`.
     """
     episodes = []
-    for table in _wanted_tables(recipe):
+    for table in wanted_tables(recipe):
         for number in np.unique(table["episode"].to_numpy()):
             rows = table.filter(np.asarray(table["episode"]) == number)
             episodes.append(Episode(rows["seed"][0].as_py(), tuple(rows["said"].to_pylist())))
     return episodes
 
 
-def _wanted_tables(recipe: Recipe) -> list[Any]:
+def wanted_tables(recipe: Recipe) -> list[Any]:
     """The rows of the recipe's demonstrations.
 
     Raises:

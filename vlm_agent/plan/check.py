@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from vlm_agent.bench.iterations import ITERATION, measure_apart
 from vlm_agent.bench.models import benchmark_encoder, benchmark_model
 from vlm_agent.plan.machine import Machine
@@ -108,9 +110,11 @@ def _deep_recipe(folder: Path) -> Path:
     model = benchmark_model("deep", len(encoder.processor.tokenizer), "cpu", encoder)
     for part in (model, encoder.processor):
         part.save_pretrained(folder / "deep")
-    recipe = Recipe.load("full", init_from=None, model_name_or_path=str(folder / "deep"))
+    # The file's own keys alone: with those of imitation it would be a recipe of that.
+    keys = yaml.safe_load(recipe_file("full").read_text())
     path = folder / "deep.yaml"
-    path.write_text(recipe.to_yaml())
+    own = {"init_from": None, "model_name_or_path": str(folder / "deep")}
+    path.write_text(yaml.safe_dump({**keys, **own}))
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -132,7 +133,8 @@ class Progress(Callback):
 
     def panel(self, trainer: Trainer) -> Panel:
         """All of it, as it stands."""
-        bar = ProgressBar(total=trainer.total_timesteps, completed=self._words)
+        done = ProgressBar(total=trainer.total_timesteps, completed=self._words)
+        bar = Padding(done, (0, 0))  # which ends its line
         table = Table.grid(padding=(0, 2))
         for name, figures in (("policy", SHOWN), ("time", SHARES)):
             if told := self._figures(figures):
