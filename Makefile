@@ -144,8 +144,8 @@ notebook: install system  ## run docs/first-run.ipynb from its first cell to its
 	JUPYTER_PATH=$(VENV)/notebook/share/jupyter PYTHONPATH=$(VENV)/notebook $(BIN)/python -c \
 	  'from nbclient.cli import main; main()' --inplace --timeout=1800 docs/first-run.ipynb
 
-picture: install system  ## make the README's pictures again
-	$(BIN)/vlm-agent show --expert 7 --output docs/pictures/robot.png
+picture: install system  ## make the pictures of README and docs again
+	$(BIN)/vlm-agent show --policy warm_start --split test --number 3 --solved --size 224 --fps 6 --output docs/pictures/robot.gif
 	$(BIN)/vlm-agent show --directions Panda --output docs/pictures/directions.png
 
 clean:  ## remove .venv and caches, never runs or checkpoints

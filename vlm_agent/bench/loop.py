@@ -32,6 +32,10 @@ from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.observations import Observations
 
 
+PROMPT = "prompts/minimal.jinja"
+"""Of the tiny policy's recipes; with a long one both spend their time on the language model."""
+
+
 def measure(num_envs: int, rollout_steps: int, rounds: int) -> dict[str, Any]:
     """Ratios of words per second; each pair is measured in turns, or one after the other."""
     sizes = {"num_envs": num_envs, "rollout_steps": rollout_steps}
@@ -46,6 +50,7 @@ def measure(num_envs: int, rollout_steps: int, rounds: int) -> dict[str, Any]:
 
 def against_plain(folder: Path, sizes: dict[str, int], rounds: int) -> dict[str, Any]:
     settings: dict[str, Any] = {**ITERATION, **sizes, "output_dir": str(folder)}
+    settings["prompt_template"] = PROMPT
     recipe = Recipe.load(**settings)
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     with trainer_of(recipe) as trainer, PlainLoop(recipe) as plain:
