@@ -16,7 +16,7 @@ ROAD := --config recipes/$(RECIPE).yaml $(addprefix --model_name_or_path ,$(MODE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak docs notebook newcomer picture clean
+.PHONY: help quick full starter results study sabotage group worlds generalisation test faults audit check install system browser format lock wheel bench plan gpu soak docs notebook newcomer interop picture clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

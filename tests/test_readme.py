@@ -151,6 +151,26 @@ def test_the_table_of_the_policys_costs_is_that_of_the_results_files():
     assert f"and {100 * frames[128]:.0f} % at 128 px" in text
 
 
+def test_the_tables_of_deep_models_and_whole_iterations_are_those_of_the_results_files():
+    scoring, update, loop = map(results, ("bench_scoring_deep", "bench_update_deep", "bench_loop"))
+    told = [
+        f"computed once per batch | {scoring['speedup_prefix']:.2f} |",
+        f"four epochs of LoRA, the same | {update['speedup_prefix']:.2f} |",
+        f"kept from the rollout | {update['speedup_trunk']:.2f} |",
+        f"against neither and all layers trained | {update['speedup_both']:.2f} |",
+        f"and its peak memory | {update['peak_memory_ratio_both']:.2f} |",
+        f"at most {update['max_score_diff']:.0e} of their size",
+        f"gradients by {update['max_gradient_diff']:.0e} (",
+        f"| faster than the plain way | {loop['speedup']:.1f} |",
+        f"against one with one | {loop['scaling_2proc']:.2f} |",
+        f"waits for the other | {100 * loop['waiting_share']:.1f} % |",
+        f"has a core of its own | {loop['async_speedup']:.2f} |",
+        f"no core to spare | {loop['async_speedup_2proc']:.2f} |",
+    ]
+    for line in told:
+        assert line in SPEED, line
+
+
 POOLS = {112: "bench_pool_112", 128: "bench_pool"}
 
 

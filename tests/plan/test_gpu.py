@@ -1,10 +1,13 @@
 """What ``make gpu`` measures, on the CPU with a small model: all of it but a GPU's speed."""
 
+import pytest
+
 from vlm_agent.bench.models import ARCHITECTURES
 from vlm_agent.plan.gpu import FORMS, measure_gpu
 from vlm_agent.policy.backbone.tiny import TEXT_SIZES, VISION_SIZES
 
 
+@pytest.mark.long
 def test_each_form_is_measured_beside_its_plan(monkeypatch):
     deeper = TEXT_SIZES | {"num_hidden_layers": 9}
     monkeypatch.setitem(ARCHITECTURES, "deeper", (deeper, VISION_SIZES))

@@ -61,7 +61,7 @@ BAD_RECIPES = [
     ("lr_schedule: cosine", "lr_schedule: 'cosine'.*'constant' or 'linear'"),
     ("reward: dense", "reward: 'dense': it should be progress, staged"),
     ("camera: slow", "camera: 'slow'"),
-    ("report_to: mlflow", "report_to: .*wandb"),
+    ("report_to: mlfow", "report_to: .*wandb"),
     ("report_to: [none, wandb]", "report_to: 'none' cannot stand"),
     ("dtype: int8", "dtype: 'int8'.*'bfloat16'"),
     ("task: PickPlaceCann", "task: unknown.*'PickPlaceCann'.*'PickPlaceCan'"),

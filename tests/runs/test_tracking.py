@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -14,8 +15,9 @@ import pytest
 import torch
 import wandb
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
+from tests.conftest import ROOT
 from tests.own_world import SMALL, own_world
 from tests.runs import wandb_hosts as hosts
 from tests.short_runs import fresh_policy, metrics_of, trainer_for, without_times
@@ -24,6 +26,7 @@ from vlm_agent import Callback, PPOTrainer
 from vlm_agent.common.errors import UserError
 from vlm_agent.ppo.run import run_training
 from vlm_agent.recipe.recipe import Recipe
+from vlm_agent.recipe.sections import TRACKERS
 from vlm_agent.runs.begin import Run
 from vlm_agent.runs.folders import RunFolders
 from vlm_agent.runs.trackers.guarded import GuardedTracker
@@ -448,3 +451,39 @@ def test_trackers_are_shown_prompt_evaluations_films_and_curves(settings_of_wand
     events.Reload()
     assert {"prompt/text_summary", "evaluations/text_summary"} <= set(events.Tags()["tensors"])
     assert "curves" in events.Tags()["images"]
+
+
+def test_all_of_accelerates_trackers_can_be_named():
+    assert set(TRACKERS) == set(LOGGER_TYPE_TO_CLASS) - {"all"}
+
+
+LOG_TO_TRACKIO = """
+import sys
+from accelerate import Accelerator
+from vlm_agent import Recipe
+from vlm_agent.runs.trackers.tracking import make_trackers, start_trackers
+from pathlib import Path
+
+recipe = Recipe.load(report_to=["trackio"], run_name="mine", project_name="ours")
+accelerator = Accelerator(cpu=True, log_with=make_trackers(recipe), project_dir=sys.argv[1])
+start_trackers(accelerator, recipe, Path(sys.argv[1]))
+for step in (8, 16):
+    accelerator.log({"entropy": step / 10, "words/upwards": 0.15625}, step=step)
+accelerator.end_training()
+
+from trackio.sqlite_storage import SQLiteStorage
+print([(one["step"], one["entropy"]) for one in SQLiteStorage.get_logs("ours", "mine")])
+print(SQLiteStorage.get_run_config("ours", "mine")["learning_rate"])
+"""
+
+
+@pytest.mark.skipif("TRACKIO" not in os.environ, reason="make interop says where trackio is")
+def test_trackio_keeps_what_is_logged(tmp_path: Path):
+    environ = {**os.environ, "TRACKIO_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environ["PYTHONPATH"] = f"{ROOT}:{os.environ['TRACKIO']}"
+    command = [sys.executable, "-c", LOG_TO_TRACKIO, str(tmp_path)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    *_, logged, rate = done.stdout.splitlines()
+    assert logged == "[(8, 0.8), (16, 1.6)]"
+    assert float(rate) == 3e-5

@@ -31,7 +31,6 @@ from vlm_agent.runs.begin import start_policy
 from vlm_agent.world.actions import MOTIONS
 from vlm_agent.world.observations import Observations
 
-
 PROMPT = "prompts/minimal.jinja"
 """Of the tiny policy's recipes; with a long one both spend their time on the language model."""
 

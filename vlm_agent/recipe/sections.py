@@ -225,9 +225,15 @@ class EvaluationConfig:
     eval_greedy: bool = setting(True, "evaluate with the most probable word, else sample")
 
 
+TRACKERS = (
+    "wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
+)  # fmt: skip
+"""Those that accelerate knows by their names, which are their packages' names, too."""
+
+
 def _is_tracker(name: str) -> str:
-    if name not in ("wandb", "tensorboard", "none") and not re.fullmatch(r"[\w.]+:\w+", name):
-        message = "it should be wandb, tensorboard, none, or module:Class"
+    if name not in (*TRACKERS, "none") and not re.fullmatch(r"[\w.]+:\w+", name):
+        message = f"it should be {', '.join(TRACKERS)}, none, or module:Class"
         raise PydanticCustomError("tracker", message)
     return name
 
@@ -239,8 +245,8 @@ class TrackingConfig:
     project_name: str = setting("vlm-agent", "project of the experiment tracker")
     report_to: list[Annotated[str, AfterValidator(_is_tracker)]] = setting(
         ["none"],
-        "trackers: wandb, tensorboard, none, or module:Class, an accelerate GeneralTracker of "
-        "your own",
+        f"trackers: {', '.join(TRACKERS)}, none, or module:Class, an accelerate GeneralTracker "
+        "of your own",
     )
     wandb_mode: Literal["auto", "online", "offline"] = setting(
         "auto", "auto: online when logged in, else offline"

@@ -246,4 +246,6 @@ def _named(
         return name, make
     kind: Any = LOGGER_TYPE_TO_CLASS[name]
     folder = [logging_dir] if kind.requires_logging_directory else []
-    return name, lambda: kind(project, *folder)
+    # trackio's class alone would name a run by itself.
+    named = {"name": recipe.run.run_name} if name == "trackio" else {}
+    return name, lambda: kind(project, *folder, **named)
