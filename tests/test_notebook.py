@@ -1,12 +1,14 @@
-"""The example of docs/library.md, but smaller: in a notebook's way, and in two processes."""
+"""The examples of docs/library.md and docs/first-run.ipynb, but smaller."""
 
 import contextlib
+import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -68,3 +70,26 @@ def test_it_runs_in_two_processes(example: str, tmp_path: Path):
     assert len([line for line in said if line.startswith("64 ")]) == 2  # each says so, once
     assert len({line for line in said if re.fullmatch(r"[01]\.\d+", line)}) == 1  # and agrees
     assert len((tmp_path / "runs/quick/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, capsys, monkeypatch):
+    """``make notebook`` does so with its own numbers, in Jupyter."""
+    shown: list[bytes] = []
+    display = ModuleType("IPython.display")
+    display.Image = lambda data: shown.append(data)
+    package = ModuleType("IPython")
+    package.get_ipython, package.version_info = lambda: None, (9, 0)  # matplotlib asks for them
+    monkeypatch.setitem(sys.modules, "IPython", package)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    cells = json.loads((ROOT / "docs" / "first-run.ipynb").read_text())["cells"]
+    names = {"__name__": "notebook"}
+    with contextlib.chdir(tmp_path):
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                source = "".join(cell["source"]).replace("num_episodes=50", "num_episodes=2")
+                source = source.replace("num_eval_episodes=0", f"**dict({SMALLER})")
+                source = source.replace(', report_to="none", **', ", **")
+                exec(compile(source, "first-run.ipynb", "exec"), names)
+    said = capsys.readouterr().out
+    assert "far forward" in said and "solved" in said and "p = " in said
+    assert shown[0].startswith(b"GIF89a")
