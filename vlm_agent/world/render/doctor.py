@@ -81,7 +81,8 @@ def probe(backend: str, code: str = PROBE) -> Finding:
     if child.returncode == 0:
         return Finding(backend, child.stdout.strip())
     lines = child.stderr.strip().splitlines()
-    return Finding(backend, None, lines[-1] if lines else f"it ended with {child.returncode}")
+    last = lines[-1] if lines else f"it ended with {child.returncode}"
+    return Finding(backend, None, last.partition("UserError: ")[2] or last)
 
 
 def advice(findings: list[Finding]) -> str | None:
