@@ -100,6 +100,15 @@ browser: install  ## a Chromium for tests of pages; as root, install Debian's
 	  || echo "Chromium could not be installed ($(VENV)/browser.log): tests of pages are skipped"; \
 	else echo "no Chromium here (Debian: apt-get install chromium): tests of pages are skipped"; fi
 
+newcomer: install  ## a fresh clone and environment, and every command of the README (2 hours; ARGS=--short: 30 minutes)
+	$(BIN)/python -m tests.newcomer $(ARGS)
+
+interop: install system  ## LeRobot and trackio, in environments of their own, read what is written for them
+	@[ -d $(VENV)/lerobot ] || $(BIN)/python -m venv $(VENV)/lerobot
+	@$(VENV)/lerobot/bin/pip install --quiet --disable-pip-version-check lerobot==0.4.4
+	@$(BIN)/pip install --quiet --disable-pip-version-check --target $(VENV)/trackio --upgrade trackio "numpy<2"
+	LEROBOT=$(CURDIR)/$(VENV)/lerobot/bin/python TRACKIO=$(CURDIR)/$(VENV)/trackio $(BIN)/pytest -k "lerobots_own_loader or trackio"
+
 sabotage: install  ## break the code in twelve ways, and see that a test notices each (10 minutes)
 	$(BIN)/python -m tests.sabotage
 

@@ -51,8 +51,9 @@ def test_what_is_said_is_measured_on_the_usual_episodes(played, recipe):
         while not (told := json.loads(tab.recv(timeout=60))).get("over"):
             if "frame" in told:
                 shown.append((told["episode"], told["step"]))
-                for word in ("jump", "left"):  # what is no word is passed over
-                    tab.send(json.dumps({"word": word}))
+                now = told["picture"]  # what is no word, or of an earlier picture, is passed over
+                for word, picture in (("jump", now), ("right", now - 1), ("left", now)):
+                    tab.send(json.dumps({"word": word, "picture": picture}))
     assert shown == [(episode, step) for episode in (1, 2) for step in range(4)]
     (result,) = found
     assert [episode.actions for episode in result.episodes] == [(0, 0, 0, 0)] * 2

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,19 @@ def test_a_public_page_is_for_whoever_asks_for_its_host(table):
             pass
     with client.websocket_connect("/talk", headers=own) as tab:
         assert tab.receive_json()["said"] == []
+
+
+def test_a_tab_that_says_nothing_for_long_gives_its_world_back(table):
+    door = replace(Door.public("You-Can.hf.space:443"), idle_s=0.2)
+    assert door.hosts == ("you-can.hf.space",)
+    client = TestClient(make_app(table, "play", door), base_url="https://you-can.hf.space")
+    own = {"origin": "https://you-can.hf.space", "host": "you-can.hf.space"}
+    with client.websocket_connect("/talk", headers=own) as tab:
+        told = iter(tab.receive_json, None)
+        assert "nothing was said" in next(one["error"] for one in told if "error" in one)
+    for name in ("", "*", "a b"):
+        with pytest.raises(UserError, match="expected a host's name"):
+            Door.public(name)
 
 
 def test_messages_that_nobody_would_send_are_answered(table):

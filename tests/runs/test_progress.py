@@ -64,6 +64,17 @@ def test_what_is_raised_leaves_the_terminal_as_it_was(recipe_for):
     assert len(shown.file.getvalue()) == length  # nothing draws any more
 
 
+def test_an_evaluation_after_training_shows_no_panel(recipe_for):
+    shown = console(True)
+    trainer = trainer_for(recipe_for(num_eval_episodes=2, total_timesteps=32))
+    kept = [one for one in trainer.callbacks.callbacks if not isinstance(one, Progress)]
+    trainer.callbacks.callbacks = [Progress(shown), *kept]
+    trainer.train()
+    length = len(shown.file.getvalue())
+    trainer.evaluate()
+    assert len(shown.file.getvalue()) == length
+
+
 class Clock(Callback):
     """Words take half a second, and evaluations a hundred."""
 

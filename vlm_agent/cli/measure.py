@@ -14,7 +14,7 @@ from vlm_agent.common.whole import write_whole
 
 POLICY_HELP = (
     "a policy's folder, its name on the hub, openai:MODEL for a model behind an OpenAI-compatible "
-    "server, human (you, on a page), or one of: starter, beginner, warm_start, tiny, expert, random"
+    "server, or one of: starter, beginner, warm_start, tiny, expert, random"
 )
 
 USUAL = "can"
@@ -29,7 +29,9 @@ def add_eval(commands: Any) -> None:
         "interval. The same call gives the same numbers. Settings of the scene can be changed: "
         "--controller_hz 500, --task Lift, ...",
     )
-    parser.add_argument("--policy", required=True, metavar="NAME", help=POLICY_HELP)
+    parser.add_argument(
+        "--policy", required=True, metavar="NAME", help=f"{POLICY_HELP}; human: you, on a page"
+    )
     add_episode_options(parser)
     parser.add_argument(
         "--ablate",

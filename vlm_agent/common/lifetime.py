@@ -10,6 +10,9 @@ import sys
 PR_SET_PDEATHSIG = 1
 """The option of Linux's ``prctl`` that chooses a signal for when the parent is gone."""
 
+SHOW_CURSOR = b"\x1b[?25h"
+"""What a terminal is told; a live panel hides it."""
+
 
 def end_with_parent(number: signal.Signals, parent: int | None = None) -> None:
     """Have the kernel send this process a signal when its parent ends; Linux only.
@@ -25,6 +28,17 @@ def end_with_parent(number: signal.Signals, parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
         if parent is not None and os.getppid() != parent:
             os.kill(os.getpid(), number)
+
+
+def end_at_once(code: int) -> None:
+    """End this process now, without what it would do at its end; only a cursor is shown again.
+
+    Args:
+        code: Its exit code.
+    """
+    if os.isatty(2):
+        os.write(2, SHOW_CURSOR)
+    os._exit(code)
 
 
 def end_with_launcher() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from vlm_agent.common.errors import Stopped
+from vlm_agent.common.lifetime import end_at_once
 
 SAME_EVENT_S = 1.0
 """A launcher that has heard a signal passes it on to what has heard it, too: one event."""
@@ -55,7 +55,7 @@ class Stopping(AbstractContextManager["Stopping"]):
         if self._reason is None:
             self.ask(signal.Signals(number).name)
         if now - first > SAME_EVENT_S:
-            os._exit(128 + number)  # workers end with this process
+            end_at_once(128 + number)  # workers end with this process
 
     @property
     def reason(self) -> str | None:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 
 from vlm_agent.common.errors import Stopped, TrainingError
+from vlm_agent.common.lifetime import end_at_once
 from vlm_agent.distributed.reductions import rank_and_size
 from vlm_agent.distributed.stopping import Stopping, exit_code
 
@@ -206,7 +207,7 @@ class RankWatch(AbstractContextManager["RankWatch"]):
 
 def _end_after(seconds: float) -> threading.Timer:
     """End this process then, whatever it waits for; its workers end with it."""
-    timer = threading.Timer(seconds, os._exit, (1,))
+    timer = threading.Timer(seconds, end_at_once, (1,))
     timer.daemon = True
     timer.start()
     return timer

@@ -28,6 +28,10 @@ LOOK_S = 1.0
 """How often it is looked whether the server still runs, while a person thinks."""
 
 
+STALLED_S = 2.0
+"""How long a tab may take to be told something."""
+
+
 class HumanAgent:
     """Sees what a policy would be shown, and says words: one episode after the other.
 
@@ -57,7 +61,7 @@ class HumanAgent:
         self._said: queue.Queue[int] = queue.Queue()
         self._tabs: set[WebSocket] = set()
         self._state: dict[str, Any] = {"waiting": True}
-        self._episode = 0
+        self._episode = self._picture = 0
         app = HERE.app(lambda: page_text("human", self._about), self._talk)
         self._server = make_server(app)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,9 +74,11 @@ class HumanAgent:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._tell({"over": error is None})
-        self._server.should_exit = True
-        self._thread.join(timeout=10)
+        try:
+            self._tell({"over": error is None})
+        finally:
+            self._server.should_exit = True
+            self._thread.join(timeout=10)
 
     def __call__(self, observations: Observations, uniforms: np.ndarray | None) -> np.ndarray:
         """The word that the person says of one observation.
@@ -84,9 +90,11 @@ class HumanAgent:
         told = dict(zip(self.template.fact_names, facts, strict=True))
         self._episode += told["step"] == 0
         picture = jpeg(frame[-frame.shape[1] :])
-        self._said = queue.Queue()  # what was pressed before this picture is not of it
+        self._said = queue.Queue()
+        self._picture += 1
         self._tell(
             {
+                "picture": self._picture,  # what was pressed before it is not of it
                 "frame": picture,
                 "prompt": self.template.render(facts),
                 "episode": self._episode,
@@ -118,11 +126,11 @@ class HumanAgent:
         async def send() -> None:
             for tab in list(self._tabs):
                 try:
-                    await tab.send_json(state)
-                except (RuntimeError, WebSocketDisconnect):  # it is closed
+                    await asyncio.wait_for(tab.send_json(state), STALLED_S)
+                except (RuntimeError, WebSocketDisconnect, TimeoutError):  # closed, or asleep
                     self._tabs.discard(tab)
 
-        asyncio.run_coroutine_threadsafe(send(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(send(), loop).result()
 
     async def _talk(self, tab: WebSocket) -> None:
         """Show what there is, and take words until the tab is closed."""
@@ -130,8 +138,9 @@ class HumanAgent:
         try:
             await tab.send_json(self._state)
             while True:
-                word = json.loads(await tab.receive_text()).get("word")
-                if word in self.template.words:
+                said = json.loads(await tab.receive_text())
+                word, is_of_it = said.get("word"), said.get("picture") == self._picture
+                if word in self.template.words and is_of_it:
                     self._said.put(self.template.words.index(word))
         except (WebSocketDisconnect, ValueError, AttributeError):  # or it says what is no word
             pass

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,17 +38,26 @@ class Door:
         address: Where the server listens.
         hosts: The names by which it may be asked; whoever comes by another one is sent away.
         framed_by: A site whose pages may show this one.
+        idle_s: How long a tab may say nothing before its world is given to others.
     """
 
     address: str = "127.0.0.1"
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     framed_by: str = "'none'"
+    idle_s: float | None = None
 
     @classmethod
     def public(cls, host: str) -> Door:
-        """For everybody, by the name of a host; a Space's page is shown by the hub's."""
+        """For everybody, by the name of a host; a Space's page is shown by the hub's.
+
+        Raises:
+            UserError: That is no host's name.
+        """
+        host = host.partition(":")[0].lower()
+        if not re.fullmatch(r"[a-z0-9.-]+", host):
+            raise UserError(f"--public {host!r}: expected a host's name, user-name.hf.space say")
         everywhere = "0.0.0.0"  # noqa: S104 (that is what it is for)
-        return cls(everywhere, (host,), "https://huggingface.co")
+        return cls(everywhere, (host,), "https://huggingface.co", IDLE_S)
 
     def is_own(self, tab: WebSocket) -> bool:
         """Whether the page that asks is this server's own."""
@@ -106,6 +116,11 @@ MOST_SESSIONS = 8
 
 LONGEST_MESSAGE = 100_000
 
+MOST_WAITING = 64
+"""Messages of a tab that wait; a tab that says more is read when there is room again."""
+
+IDLE_S = 600.0
+
 logger = logging.getLogger(__name__)
 
 KEYS = {
@@ -144,7 +159,7 @@ def make_app(table: Table, title: str, door: Door = HERE) -> Starlette:
             return
         open_sessions.add(tab)
         try:
-            await _converse(tab, table)
+            await _converse(tab, table, door.idle_s)
         finally:
             open_sessions.discard(tab)
 
@@ -159,13 +174,13 @@ def page_text(name: str, about: dict[str, Any]) -> str:
     return text.replace("{{ about }}", json.dumps(about).replace("<", "\\u003c"))
 
 
-async def _converse(tab: WebSocket, table: Table) -> None:
+async def _converse(tab: WebSocket, table: Table, idle_s: float | None) -> None:
     """Do what a tab asks for, in order, until it is closed.
 
     The scene's picture, which takes longest, follows when nobody waits for anything else.
     """
     loop = asyncio.get_running_loop()
-    asked: asyncio.Queue[str | None] = asyncio.Queue()
+    asked: asyncio.Queue[str | None] = asyncio.Queue(MOST_WAITING)
     with ThreadPoolExecutor(1, thread_name_prefix="play") as thread:
 
         def within(do: Callable[..., Any], *what: Any) -> Awaitable[Any]:
@@ -180,12 +195,16 @@ async def _converse(tab: WebSocket, table: Table) -> None:
                 await tab.send_json(told)
                 if asked.empty() and (scene := await within(session.scene)):
                     await tab.send_json({"scene": scene})
-                message = await asked.get()
+                message = await asyncio.wait_for(asked.get(), idle_s)
                 if message is None:
                     return
                 told = await within(answer, session, message)
         except WebSocketDisconnect:  # the tab is closed, in the middle perhaps
             pass
+        except TimeoutError:
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                await tab.send_json({"error": "nothing was said for long: load the page anew"})
+                await tab.close()
         except Exception as error:  # of the simulator, the renderer or the model
             if not isinstance(error, UserError) and not listening.done():
                 logger.exception("a tab's world has failed")

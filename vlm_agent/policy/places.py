@@ -44,7 +44,7 @@ def _hint(name: str | Path) -> str:
     folder = Path(name).expanduser()
     parents = {folder.parent, Path("checkpoints")}
     left = [path.parent for parent in parents for path in parent.glob(f"*/{POLICY_FILE}")]
-    shipped = [path.name for path in (SHIPPED / "policies").iterdir()]
+    shipped = [path.name for path in (SHIPPED / "policies").glob("*")]
     close = nearest(str(name), [*map(str, left), *shipped], limit=1)
     hint = "".join(f"; did you mean {other!r}?" for other in close)
     run, _, kind = folder.name.rpartition("_")

@@ -56,8 +56,9 @@ class Progress(Callback):
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        self.is_live = sys.stderr.isatty() if console is None else console.is_terminal
+        self.is_live &= os.environ.get("TERM") != "dumb"
         self.console = console or Console(stderr=True)
-        self.is_live = self.console.is_terminal and os.environ.get("TERM") != "dumb"
         self._live: Live | None = None
         self._metrics: dict[str, Any] = {}
         self._evaluation = ""
@@ -118,6 +119,7 @@ class Progress(Callback):
             self._doing = "done"
             self._live.transient = False
         self._hide()
+        self._is_shown = False  # what is evaluated from now on is nobody's run
 
     def _figures(self, names: dict[str, str]) -> dict[str, str]:
         found = {name: self._metrics.get(key) for name, key in names.items()}

@@ -5,7 +5,7 @@
   const names = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", PageUp: "PgUp", PageDown: "PgDn" };
   const scheme = location.protocol === "https:" ? "wss://" : "ws://";
   const socket = new WebSocket(scheme + location.host + "/talk");
-  let isOver = false, isAsked = false;
+  let isOver = false, isAsked = false, picture = 0;
 
   at("title").textContent = about.title;
   for (const word of about.words) {
@@ -27,7 +27,7 @@
   function say(word) {
     if (!isAsked || socket.readyState !== WebSocket.OPEN) return;
     isAsked = false;
-    socket.send(JSON.stringify({ word }));
+    socket.send(JSON.stringify({ word, picture }));
   }
   function end(text) {
     at("standing").textContent = text;
@@ -43,6 +43,7 @@
     if (!told.frame) return;
     document.querySelector("main").hidden = false;
     isAsked = true;
+    picture = told.picture;
     at("frame").src = "data:image/jpeg;base64," + told.frame;
     at("prompt").textContent = told.prompt;
     at("standing").textContent = `Episode ${told.episode} of ${about.episodes}: ${told.step} words said, ${told.words_left} left.`;
