@@ -40,9 +40,12 @@ def generalisation_table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"| {split}{' (lower is better)' if is_mistake else ''} | {' | '.join(told)} |"
         )
     asked = [split for split, is_mistake in splits if not is_mistake]
-    means = [
-        _percent([row for split in asked for row in cells[split, policy]]) for policy in policies
-    ]
+    means = []
+    for policy in policies:
+        played = [split for split in asked if cells[split, policy]]
+        mean = _percent([row for split in played for row in cells[split, policy]])
+        # A mean over other splits is another figure: it says so.
+        means.append(mean if len(played) in (0, len(asked)) else f"{mean} (of {len(played)})")
     return "\n".join([*lines, f"| **mean** | {' | '.join(means)} |"])
 
 
