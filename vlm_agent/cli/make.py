@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlm_agent.cli.options import check_writable
+from vlm_agent.cli.options import check_new, check_writable
 from vlm_agent.common.errors import UserError, unknown_name
 from vlm_agent.common.shipped import copy_editable
 
@@ -65,8 +65,8 @@ def _demos(arguments: argparse.Namespace, rest: list[str]) -> int:
     from vlm_agent.demonstrations.dataset import collect_demonstrations
 
     output = arguments.lerobot
-    if output is not None and output.exists():
-        raise UserError(f"--lerobot {output}: is there already; name a new folder")
+    if output is not None:
+        check_new(output, "--lerobot")
     print(f"wrote {collect_demonstrations(recipe)}")
     if output is not None:
         from vlm_agent.demonstrations.lerobot import export_lerobot

@@ -52,3 +52,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         metavar="true|false",
         help="import the modules that a policy or an episode names (default: false)",
     )
+
+
+def check_new(path: Path, option: str) -> None:
+    """Refuse to write a folder where there is something.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    if path.exists():
+        raise UserError(f"{option} {path}: is there already; name a new folder")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vlm_agent.cli.options import check_new
 from vlm_agent.common.errors import UserError
 
 
@@ -98,8 +99,8 @@ def _push(arguments: argparse.Namespace, _: list[str]) -> int:
 
     disable_progress_bar()  # of loading weights
     output = arguments.output
-    if output is not None and output.exists():
-        raise UserError(f"--output {output}: is there already; name a new folder")
+    if output is not None:
+        check_new(output, "--output")
     evaluation = read_result(arguments.evaluation) if arguments.evaluation else None
     what = arguments.policy, arguments.repository
     if output is not None:
@@ -134,8 +135,7 @@ def _space(arguments: argparse.Namespace, _: list[str]) -> int:
 
     disable_progress_bar()  # of loading weights
     output = arguments.output
-    if output.exists():
-        raise UserError(f"--output {output}: is there already; name a new folder")
+    check_new(output, "--output")
     write_space(arguments.policy, arguments.repository, output, arguments.license)
     print(f"wrote {output}: hf upload {arguments.repository} {output} --repo-type space")
     return 0

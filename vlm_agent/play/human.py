@@ -27,7 +27,6 @@ HUMAN = "human"
 LOOK_S = 1.0
 """How often it is looked whether the server still runs, while a person thinks."""
 
-
 STALLED_S = 2.0
 """How long a tab may take to be told something."""
 

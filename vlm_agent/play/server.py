@@ -120,6 +120,7 @@ MOST_WAITING = 64
 """Messages of a tab that wait; a tab that says more is read when there is room again."""
 
 IDLE_S = 600.0
+"""Of a tab on a public page."""
 
 logger = logging.getLogger(__name__)
 

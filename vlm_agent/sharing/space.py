@@ -18,9 +18,7 @@ from vlm_agent.sharing.publish import write_public
 from vlm_agent.world.config import EnvConfig
 from vlm_agent.world.modules import foreign_modules
 
-POLICY = "policy"
 PACKAGE = Path(vlm_agent.__file__).parent
-
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -41,17 +39,13 @@ def write_space(name: str, repository: str, output: Path, licence: str = "apache
     if code := foreign_modules(env.modules):
         raise UserError(f"space: the policy's world is code of yours, which it lacks: {code[0]}")
     with whole_folder(output) as partial:
-        write_public(name, repository, partial / POLICY, licence=licence)
+        write_public(name, repository, partial / "policy", licence=licence)
         ignore = shutil.ignore_patterns("__pycache__", "policies", "results")
         shutil.copytree(PACKAGE, partial / "vlm_agent", ignore=ignore)
-        results = partial / "vlm_agent" / "shipped" / "recipes" / "results"
-        results.mkdir()
         (partial / "requirements.txt").write_text(requirements())
         shutil.copy(ASSETS / "Dockerfile", partial)
-        about = {"title": repository.partition("/")[2], "world": env.name}
-        card = RepoCard(
-            (ASSETS / "space.md").read_text().format(**about, licence=licence, folder=POLICY)
-        )
+        about = {"title": repository.partition("/")[2], "world": env.name, "licence": licence}
+        card = RepoCard((ASSETS / "space.md").read_text().format(**about))
         card.save(partial / "README.md")
     return output
 
