@@ -12,11 +12,12 @@ from tests.conftest import ROOT
 from vlm_agent.cli.entry import run_command
 from vlm_agent.cli.main import main
 from vlm_agent.common.errors import UserError
+from vlm_agent.plan.check import deep_recipe
 from vlm_agent.plan.costs import Costs
 from vlm_agent.plan.machine import GPU_LAYER_SECONDS, GPU_SHARES, GPUS, Machine
 from vlm_agent.plan.measure import MODELS, measure_passes
 from vlm_agent.plan.memory import memory_of
-from vlm_agent.plan.plan import describe, plan_of, ways_to_fit
+from vlm_agent.plan.plan import describe, imitates, plan_of, ways_to_fit
 from vlm_agent.plan.sizes import Sizes, sizes_of
 from vlm_agent.plan.watch import watch
 from vlm_agent.policy.building import build_policy
@@ -217,3 +218,8 @@ def test_the_plan_that_was_checked_is_committed():
     for key in ("ppo", "warm_start", "lora"):
         assert checked[f"{key}_time_ratio"] == pytest.approx(1, abs=0.25)
         assert checked[f"{key}_memory_ratio"] == pytest.approx(1, abs=0.15)
+
+
+def test_the_check_of_lora_plans_ppo(tmp_path: Path):
+    """A recipe that says how to imitate is planned as a warm start."""
+    assert not imitates(deep_recipe(tmp_path))

@@ -75,7 +75,7 @@ def check_plans(machine: Machine, names: Iterable[str] = CHECKS) -> dict[str, An
             result |= check_scaling(folder, machine)
         for key in names:
             check = CHECKS[key]
-            config = _deep_recipe(folder) if key == "lora" else recipe_file(check.config)
+            config = deep_recipe(folder) if key == "lora" else recipe_file(check.config)
             words = [*FEW, *check.overrides.split(), "--output_dir", str(folder / key)]
             result |= _side_by_side(key, check, config, words, machine)
     return result
@@ -104,7 +104,7 @@ def check_scaling(
     }
 
 
-def _deep_recipe(folder: Path) -> Path:
+def deep_recipe(folder: Path) -> Path:
     """The full recipe with a small deep model, which it begins with as it is."""
     encoder = benchmark_encoder()
     model = benchmark_model("deep", len(encoder.processor.tokenizer), "cpu", encoder)
